@@ -1,0 +1,1 @@
+"""The whole LTX-Video stack as one library in the style of Diffusers."""
