@@ -1,8 +1,8 @@
 """moving-shapes: an endless, seeded world of captioned clips with one moving shape.
 
 Every clip is drawn from a `ClipSpec`, which names what the caption says (shape, colour, size, background, motion)
-and holds the continuous draws (place, radius, distance). Shapes are drawn from signed distances with one pixel of
-anti-aliasing. Some combinations of shape, colour and motion are never trained on (`split="held-out"`): a model that
+and holds the continuous draws (place, radius, distance). Shapes are drawn from signed distances with an
+anti-aliased edge. Some combinations of shape, colour and motion are never trained on (`split="held-out"`): a model that
 draws them right has composed them.
 """
 
@@ -30,11 +30,12 @@ COLORS = {
 }
 BACKGROUNDS = {"black": (0.02, 0.02, 0.02), "white": (0.98, 0.98, 0.98), "gray": (0.45, 0.45, 0.45)}
 # Range of the circumscribed radius, as a share of the frame's shorter side.
-SIZES = {"small": (0.16, 0.20), "large": (0.26, 0.32)}
+SIZES = {"small": (0.18, 0.22), "large": (0.28, 0.34)}
 MOTIONS = ("left", "right", "up", "down", "still", "grow", "shrink")
 
 _DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-_TRAVEL = (0.25, 0.45)  # range of the distance moved over a clip, as a share of the frame's side
+_TRAVEL = (0.25, 0.40)  # range of the distance moved over a clip, as a share of the frame's side
+_EDGE = 1 / 32  # width of the anti-aliased edge, as a share of the frame's shorter side
 _GROWTH = 0.5  # the smaller end's share of the radius when a shape grows or shrinks
 
 _SHAPE_WORDS = {
@@ -141,7 +142,8 @@ def render(spec: ClipSpec, num_frames: int, height: int, width: int) -> np.ndarr
     x = np.arange(width, dtype=np.float32)[None, None, :] + 0.5 - center_x[:, None, None]
     y = np.arange(height, dtype=np.float32)[None, :, None] + 0.5 - center_y[:, None, None]
     distance = signed_distance(spec.shape, x, y, radius[:, None, None])
-    cover = np.clip(0.5 - distance, 0, 1)[..., None]
+    edge = max(1.0, _EDGE * min(height, width))
+    cover = np.clip(0.5 - distance / edge, 0, 1)[..., None]
     foreground = np.asarray(COLORS[spec.color], np.float32)
     background = np.asarray(BACKGROUNDS[spec.background], np.float32)
     return (background + (foreground - background) * cover).astype(np.float32)
