@@ -1,0 +1,1 @@
+"""The sampler with its schedules, and the densities that training draws its timesteps from."""
