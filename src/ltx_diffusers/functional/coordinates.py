@@ -1,0 +1,115 @@
+"""Where each token sits in time and space: seconds and pixels (paper section 2.2, "RoPE").
+
+Coordinates are (B, 3, L): row 0 seconds, rows 1 and 2 pixels (y, x), all of the first corner of the token.
+The temporal rule depends on the release (`causal_temporal_positioning` in the model's config):
+
+- not causal (0.9.0, 0.9.1): latent frame k starts at frame 8k;
+- causal (0.9.5 and later): the first latent frame stands for one frame only, so that latent frame k > 0 starts at
+  frame 8k - 7, which is max(0, 8k + 1 - 8).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import InputError
+from ..geometry import LTX_RATIOS, CompressionRatios, VideoSize
+
+
+def token_grid(size: VideoSize, device: torch.device | str | None = None) -> torch.Tensor:
+    """Indices (frame, row, column) of every token of a grid: (3, L) in fp32, in (F, H, W) order."""
+    if min(size) < 1:
+        raise InputError("a grid of tokens needs at least one token on every side", got=tuple(size))
+    sides = [torch.arange(side, dtype=torch.float32, device=device) for side in size]
+    return torch.stack(torch.meshgrid(*sides, indexing="ij")).flatten(1)
+
+
+def video_coordinates(
+    size: VideoSize,
+    *,
+    batch_size: int = 1,
+    frame_rate: float | torch.Tensor,
+    ratios: CompressionRatios = LTX_RATIOS,
+    causal: bool,
+    first_frame: int = 0,
+    device: torch.device | str | None = None,
+) -> torch.Tensor:
+    """Coordinates of the tokens of a video.
+
+    Args:
+        size: Latent frames, rows and columns.
+        batch_size: Number of videos B.
+        frame_rate: Frames per second, one for all videos or one each (B,).
+        ratios: Frames, rows and columns of pixels that one latent stands for.
+        causal: Whether the first latent frame stands for one frame only (the model's `causal_temporal_positioning`).
+        first_frame: Frame of the video at which these tokens begin, for tokens that stand for a later piece of it.
+        device: Where the result is made.
+
+    Returns:
+        (B, 3, L) in fp32: seconds, y in pixels, x in pixels.
+
+    Raises:
+        InputError: If the frame rate isn't positive or its shape doesn't fit the batch, or a side is empty.
+    """
+    index = token_grid(size, device)
+    frame = index[0] * ratios.time
+    if causal:
+        frame = (frame + 1 - ratios.time).clamp(min=0)
+    seconds = (frame + first_frame) / _rates(frame_rate, batch_size, device)
+    space = index[1:] * index.new_tensor([[ratios.height], [ratios.width]])
+    return torch.cat([seconds.expand(batch_size, -1)[:, None], space.expand(batch_size, -1, -1)], dim=1)
+
+
+def scaled_coordinates(
+    size: VideoSize,
+    scale: tuple[float | torch.Tensor, float, float] | torch.Tensor,
+    *,
+    batch_size: int = 1,
+    causal_ratio: int | None = None,
+    device: torch.device | str | None = None,
+) -> torch.Tensor:
+    """Coordinates from Diffusers' `rope_interpolation_scale`, which knows frames per latent / frame rate only as one number.
+
+    Args:
+        size: Tokens in time, height and width.
+        scale: (seconds per latent frame, rows per latent, columns per latent); the first may be one each (B,).
+        batch_size: Number of videos B.
+        causal_ratio: Frames per latent frame r where the causal rule holds; latent frame k then starts at
+            max(0, k - (r - 1) / r) latent frames. None: the rule doesn't hold.
+        device: Where the result is made.
+
+    Returns:
+        (B, 3, L) in fp32: seconds, y in pixels, x in pixels.
+    """
+    index = token_grid(size, device)
+    if causal_ratio is None:
+        frame = index[0]
+    else:
+        # In whole frames first: 8k - 7 is exact, the division by 8 too.
+        frame = (index[0] * causal_ratio + 1 - causal_ratio).clamp(min=0) / causal_ratio
+    seconds = frame * _column(scale[0], device)
+    space = [(row * _column(factor, device)) for row, factor in zip(index[1:], scale[1:], strict=True)]
+    return torch.stack([row.expand(batch_size, -1) for row in (seconds, *space)], dim=1)
+
+
+def _column(value: float | torch.Tensor, device: torch.device | str | None) -> float | torch.Tensor:
+    """A number as it is; a tensor of one value per sample (B,) as a column (B, 1) in fp32."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.to(device, torch.float32)
+    return value[:, None] if value.ndim else value
+
+
+def _rates(
+    frame_rate: float | torch.Tensor, batch_size: int, device: torch.device | str | None
+) -> float | torch.Tensor:
+    if isinstance(frame_rate, torch.Tensor):
+        if frame_rate.ndim > 1 or (frame_rate.ndim == 1 and frame_rate.shape[0] not in (1, batch_size)):
+            raise InputError(
+                "frame rates must be one number or one per video",
+                got=f"shape {tuple(frame_rate.shape)}",
+                expected=f"({batch_size},)",
+            )
+    elif not frame_rate > 0:
+        raise InputError("the frame rate must be positive", got=frame_rate)
+    return _column(frame_rate, device)

@@ -1,0 +1,73 @@
+"""Rotary position embedding over seconds and pixels (paper section 2.2, "RoPE").
+
+Each axis gets dim // 6 frequencies that grow exponentially from 1 to theta, times pi/2; a coordinate is first divided
+by its largest value and moved to [-1, 1]. Angles of the three axes alternate within a frequency
+(f0: t, y, x, f1: t, y, x, ...), each holds for a pair of neighbouring channels, and the dim % 6 channels that are left
+over come first and aren't rotated. The rotation acts on the full width of queries and keys, before heads are split.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..errors import InputError
+
+MAX_POSITION = (20, 2048, 2048)
+"""Coordinates (seconds, rows, columns) that become 1: the extent that the released models were trained for."""
+
+
+def rotary_embedding(
+    coords: torch.Tensor,
+    dim: int,
+    theta: float = 10000.0,
+    max_position: tuple[float, float, float] = MAX_POSITION,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of the angles by which the channels of each token are turned.
+
+    Args:
+        coords: (B, 3, L) in seconds and pixels (see `functional.coordinates`).
+        dim: Width of queries and keys over all heads; even.
+        theta: Highest frequency.
+        max_position: Largest coordinate on each axis.
+
+    Returns:
+        (cos, sin), each (B, L, dim). fp32, because angles reach 15,000, where bf16 can't tell turns apart; float64
+        coordinates give float64.
+
+    Raises:
+        InputError: If the coordinates aren't (B, 3, L) or the width is odd.
+    """
+    if coords.ndim != 3 or coords.shape[1] != 3:
+        raise InputError("coordinates must be (B, 3, L)", got=tuple(coords.shape))
+    if dim % 2:
+        raise InputError("the rotary embedding turns pairs of channels, so its width must be even", got=dim)
+    dtype = torch.promote_types(coords.dtype, torch.float32)
+    extent = torch.tensor(max_position, dtype=dtype, device=coords.device)
+    position = coords.transpose(1, 2).to(dtype) / extent  # (B, L, 3), 0 to 1
+    exponents = torch.linspace(0, 1, dim // 6, dtype=dtype, device=coords.device)
+    angles = (position * 2 - 1)[..., None, :] * (theta**exponents * (math.pi / 2))[:, None]
+    angles = angles.flatten(2).repeat_interleave(2, dim=-1)
+    cos, sin = angles.cos(), angles.sin()
+    rest = dim % 6
+    if rest:
+        cos = torch.cat([torch.ones_like(cos[..., :1]).expand(-1, -1, rest), cos], dim=-1)
+        sin = torch.cat([torch.zeros_like(sin[..., :1]).expand(-1, -1, rest), sin], dim=-1)
+    return cos, sin
+
+
+def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn neighbouring channels (2i, 2i+1) of `x` by their angles.
+
+    Args:
+        x: Queries or keys (B, L, dim), all heads side by side.
+        cos: (B, L, dim) from `rotary_embedding`.
+        sin: (B, L, dim) from `rotary_embedding`.
+
+    Returns:
+        (B, L, dim) in the type of `x`; computed in the type of the angles.
+    """
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    quarter_turn = torch.stack([-second, first], dim=-1).flatten(-2)
+    return (x.to(cos.dtype) * cos + quarter_turn.to(cos.dtype) * sin).to(x.dtype)
