@@ -1,0 +1,1 @@
+"""Pure tensor maths without state: tokens, coordinates, rotary embedding, schedules, blending."""

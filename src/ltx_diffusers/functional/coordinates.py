@@ -4,11 +4,13 @@ Coordinates are (B, 3, L): row 0 seconds, rows 1 and 2 pixels (y, x), all of the
 The temporal rule depends on the release (`causal_temporal_positioning` in the model's config):
 
 - not causal (0.9.0, 0.9.1): latent frame k starts at frame 8k;
-- causal (0.9.5 and later): the first latent frame stands for one frame only, so that latent frame k > 0 starts at
-  frame 8k - 7, which is max(0, 8k + 1 - 8).
+- causal (0.9.5 and later): the first latent frame stands for one frame only, so that latent frame k > 0
+  starts at frame 8k - 7, which is max(0, 8k + 1 - 8).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
@@ -41,8 +43,9 @@ def video_coordinates(
         batch_size: Number of videos B.
         frame_rate: Frames per second, one for all videos or one each (B,).
         ratios: Frames, rows and columns of pixels that one latent stands for.
-        causal: Whether the first latent frame stands for one frame only (the model's `causal_temporal_positioning`).
-        first_frame: Frame of the video at which these tokens begin, for tokens that stand for a later piece of it.
+        causal: Whether the first latent frame stands for one frame only: the model's
+            `causal_temporal_positioning`.
+        first_frame: Frame of the video at which these tokens begin, for tokens of a later piece of it.
         device: Where the result is made.
 
     Returns:
@@ -56,23 +59,25 @@ def video_coordinates(
     if causal:
         frame = (frame + 1 - ratios.time).clamp(min=0)
     seconds = (frame + first_frame) / _rates(frame_rate, batch_size, device)
-    space = index[1:] * index.new_tensor([[ratios.height], [ratios.width]])
-    return torch.cat([seconds.expand(batch_size, -1)[:, None], space.expand(batch_size, -1, -1)], dim=1)
+    rows = (seconds, index[1] * ratios.height, index[2] * ratios.width)
+    return torch.stack([row.expand(batch_size, -1) for row in rows], dim=1)
 
 
 def scaled_coordinates(
     size: VideoSize,
-    scale: tuple[float | torch.Tensor, float, float] | torch.Tensor,
+    scale: Sequence[float | torch.Tensor] | torch.Tensor,
     *,
     batch_size: int = 1,
     causal_ratio: int | None = None,
     device: torch.device | str | None = None,
 ) -> torch.Tensor:
-    """Coordinates from Diffusers' `rope_interpolation_scale`, which knows frames per latent / frame rate only as one number.
+    """Coordinates from Diffusers' `rope_interpolation_scale`: seconds and pixels per latent.
+
+    Its first number is 8 / frame rate, so the causal rule needs to be told the 8.
 
     Args:
         size: Tokens in time, height and width.
-        scale: (seconds per latent frame, rows per latent, columns per latent); the first may be one each (B,).
+        scale: (seconds per latent frame, rows per latent, columns per latent); each may be a tensor (B,).
         batch_size: Number of videos B.
         causal_ratio: Frames per latent frame r where the causal rule holds; latent frame k then starts at
             max(0, k - (r - 1) / r) latent frames. None: the rule doesn't hold.
@@ -87,9 +92,8 @@ def scaled_coordinates(
     else:
         # In whole frames first: 8k - 7 is exact, the division by 8 too.
         frame = (index[0] * causal_ratio + 1 - causal_ratio).clamp(min=0) / causal_ratio
-    seconds = frame * _column(scale[0], device)
-    space = [(row * _column(factor, device)) for row, factor in zip(index[1:], scale[1:], strict=True)]
-    return torch.stack([row.expand(batch_size, -1) for row in (seconds, *space)], dim=1)
+    rows = [row * _column(factor, device) for row, factor in zip((frame, *index[1:]), scale, strict=True)]
+    return torch.stack([row.expand(batch_size, -1) for row in rows], dim=1)
 
 
 def _column(value: float | torch.Tensor, device: torch.device | str | None) -> float | torch.Tensor:

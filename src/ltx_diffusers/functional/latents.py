@@ -1,8 +1,8 @@
 """Latents as tokens and back, and their normalisation per channel.
 
-Latent tensors are (B, C, F, H, W); token tensors are (B, L, C') with L = F/p_t * H/p * W/p tokens in (F, H, W) order
-and C' = C * p_t * p * p, channel slowest. Every released model has patch sizes 1, so C' = C (paper section 2.1:
-patches are made at the input of the VAE, not of the transformer).
+Latent tensors are (B, C, F, H, W); token tensors are (B, L, C') with L = F/p_t * H/p * W/p tokens in
+(F, H, W) order and C' = C * p_t * p * p, channel slowest. Every released model has patch sizes 1, so C' = C
+(paper section 2.1: patches are made at the input of the VAE, not of the transformer).
 """
 
 from __future__ import annotations

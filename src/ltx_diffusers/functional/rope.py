@@ -1,9 +1,10 @@
 """Rotary position embedding over seconds and pixels (paper section 2.2, "RoPE").
 
-Each axis gets dim // 6 frequencies that grow exponentially from 1 to theta, times pi/2; a coordinate is first divided
-by its largest value and moved to [-1, 1]. Angles of the three axes alternate within a frequency
-(f0: t, y, x, f1: t, y, x, ...), each holds for a pair of neighbouring channels, and the dim % 6 channels that are left
-over come first and aren't rotated. The rotation acts on the full width of queries and keys, before heads are split.
+Each axis gets dim // 6 frequencies that grow exponentially from 1 to theta, times pi/2; a coordinate is first
+divided by its largest value and moved to [-1, 1]. Angles of the three axes alternate within a frequency
+(f0: t, y, x, f1: t, y, x, ...), each holds for a pair of neighbouring channels, and the dim % 6 channels that
+are left over come first and aren't rotated. The rotation acts on the full width of queries and keys, before
+heads are split.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from ..errors import InputError
 
 MAX_POSITION = (20, 2048, 2048)
-"""Coordinates (seconds, rows, columns) that become 1: the extent that the released models were trained for."""
+"""The (seconds, rows, columns) that become 1: the extent that the released models were trained for."""
 
 
 def rotary_embedding(
@@ -33,8 +34,8 @@ def rotary_embedding(
         max_position: Largest coordinate on each axis.
 
     Returns:
-        (cos, sin), each (B, L, dim). fp32, because angles reach 15,000, where bf16 can't tell turns apart; float64
-        coordinates give float64.
+        (cos, sin), each (B, L, dim). fp32, because angles reach 15,000, where bf16 can't tell turns apart;
+        float64 coordinates give float64.
 
     Raises:
         InputError: If the coordinates aren't (B, 3, L) or the width is odd.
@@ -44,8 +45,8 @@ def rotary_embedding(
     if dim % 2:
         raise InputError("the rotary embedding turns pairs of channels, so its width must be even", got=dim)
     dtype = torch.promote_types(coords.dtype, torch.float32)
-    extent = torch.tensor(max_position, dtype=dtype, device=coords.device)
-    position = coords.transpose(1, 2).to(dtype) / extent  # (B, L, 3), 0 to 1
+    axes = zip(coords.to(dtype).unbind(1), max_position, strict=True)
+    position = torch.stack([axis / largest for axis, largest in axes], dim=-1)  # (B, L, 3), 0 to 1
     exponents = torch.linspace(0, 1, dim // 6, dtype=dtype, device=coords.device)
     angles = (position * 2 - 1)[..., None, :] * (theta**exponents * (math.pi / 2))[:, None]
     angles = angles.flatten(2).repeat_interleave(2, dim=-1)
