@@ -8,7 +8,7 @@ draws them right has composed them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -126,6 +126,26 @@ def sample_spec(rng: np.random.Generator, split: Split = "train") -> ClipSpec:
     return ClipSpec(shape, color, size, background, motion, radius, (float(center[0]), float(center[1])), travel)
 
 
+def moment(spec: ClipSpec, progress: float) -> ClipSpec:
+    """A clip's look at one moment (0 = first frame, 1 = last) as a clip that stands still."""
+    direction = _DIRECTIONS.get(spec.motion, (0, 0))
+    start = (
+        spec.start[0] + direction[0] * spec.travel * progress,
+        spec.start[1] + direction[1] * spec.travel * progress,
+    )
+    radius = spec.radius * float(_scale(spec.motion, progress))
+    return replace(spec, motion="still", radius=radius, start=start, travel=0.0)
+
+
+def _scale(motion: str, progress: np.ndarray | float) -> np.ndarray | float:
+    """Share of the full radius at each moment."""
+    if motion == "grow":
+        return _GROWTH + (1 - _GROWTH) * progress
+    if motion == "shrink":
+        return 1 - (1 - _GROWTH) * progress
+    return 1 + 0 * progress
+
+
 def render(spec: ClipSpec, num_frames: int, height: int, width: int) -> np.ndarray:
     """Draw a clip.
 
@@ -136,8 +156,7 @@ def render(spec: ClipSpec, num_frames: int, height: int, width: int) -> np.ndarr
     direction = _DIRECTIONS.get(spec.motion, (0, 0))
     center_x = (spec.start[0] + direction[0] * spec.travel * progress) * width
     center_y = (spec.start[1] + direction[1] * spec.travel * progress) * height
-    scale = {"grow": _GROWTH + (1 - _GROWTH) * progress, "shrink": 1 - (1 - _GROWTH) * progress}.get(spec.motion, 1)
-    radius = spec.radius * min(height, width) * scale * np.ones(num_frames, np.float32)
+    radius = spec.radius * min(height, width) * _scale(spec.motion, progress)
 
     x = np.arange(width, dtype=np.float32)[None, None, :] + 0.5 - center_x[:, None, None]
     y = np.arange(height, dtype=np.float32)[None, :, None] + 0.5 - center_y[:, None, None]

@@ -1,0 +1,63 @@
+"""`ltx-diffusers train vae|transformer`: training from a config file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Train a video VAE or a transformer from a config file.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; see configs/ for the recipes.")]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of the file, like stages.0.steps=10."),
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run's folder.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads; one is often faster than all for small models.")
+]
+
+
+@app.command("vae")
+def train_vae(
+    config: ConfigOption,
+    overrides: OverridesArgument = None,
+    resume: ResumeOption = False,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train a video VAE; the finished one lies in OUTPUT/model."""
+    from ..training.config import load_config
+    from ..training.vae import VAETask, VAETrainConfig
+
+    _train(VAETask, load_config(VAETrainConfig, config, overrides or ()), resume, threads)
+
+
+@app.command("transformer")
+def train_transformer(
+    config: ConfigOption,
+    overrides: OverridesArgument = None,
+    resume: ResumeOption = False,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train a transformer and its text encoder; the finished pipeline lies in OUTPUT/model."""
+    from ..training.config import load_config
+    from ..training.transformer import TransformerTask, TransformerTrainConfig
+
+    _train(TransformerTask, load_config(TransformerTrainConfig, config, overrides or ()), resume, threads)
+
+
+def _train(task: type, config: object, resume: bool, threads: int | None) -> None:
+    import torch
+
+    from ..training.loop import Trainer
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = Trainer(task(config), config, resume=resume).train()
+    typer.echo(f"the finished model is in {model}")

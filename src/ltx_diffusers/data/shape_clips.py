@@ -1,0 +1,55 @@
+"""moving-shapes as training data: clip number i of a seed is always the same clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from . import data_readers
+from .moving_shapes import ClipSpec, Split, caption, moment, render, sample_spec
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A captioned clip.
+
+    Attributes:
+        frames: float32 (F, H, W, 3) in [0, 1].
+        caption: One wording of what it shows.
+        spec: What it was drawn from.
+    """
+
+    frames: np.ndarray
+    caption: str
+    spec: ClipSpec
+
+
+@data_readers.register("moving-shapes")
+@dataclass(frozen=True)
+class ShapeClips:
+    """The endless set of moving-shapes clips, read by number.
+
+    Args:
+        num_frames: Frames of a clip. A clip of one frame shows a random moment of a longer one.
+        height, width: Size in pixels.
+        split: "train" or "held-out".
+        seed: Another seed is another set.
+    """
+
+    num_frames: int = 17
+    height: int = 96
+    width: int = 96
+    split: Split = "train"
+    seed: int = 0
+
+    def __getitem__(self, index: int) -> Clip:
+        rng = np.random.default_rng([self.seed, index])
+        spec = sample_spec(rng, self.split)
+        if self.num_frames == 1:
+            spec = moment(spec, float(rng.random()))
+        return Clip(render(spec, self.num_frames, self.height, self.width), caption(spec, rng), spec)
+
+    def with_frames(self, num_frames: int) -> ShapeClips:
+        """The same set at another number of frames."""
+        return replace(self, num_frames=num_frames)

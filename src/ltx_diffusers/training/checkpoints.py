@@ -1,0 +1,56 @@
+"""Checkpoints and finished folders on disk: written under a temporary name, then renamed, never half there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run, or None."""
+    return max((run / "checkpoints").glob("step-*[0-9]"), default=None)
+
+
+def save_checkpoint(accelerator: Accelerator, run: Path, step: int, *, keep: int) -> Path:
+    """Save the accelerator's state as checkpoint `step-N` and delete all but the newest `keep`."""
+    target = run / "checkpoints" / f"step-{step:08d}"
+    partial = target.with_name(f"{target.name}.partial")
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        for old in sorted(target.parent.glob("step-*[0-9]"))[:-keep]:
+            shutil.rmtree(old)
+    return target
+
+
+@contextmanager
+def publish_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A new folder to write into that takes the name `target` once it is whole.
+
+    An exception inside leaves what `target` was before. With `replace` an existing folder is exchanged.
+    """
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if replace and target.exists():
+            old = target.with_name(f"{target.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+            partial.rename(target)
+            shutil.rmtree(old)
+        else:
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

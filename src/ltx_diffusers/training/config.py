@@ -1,0 +1,180 @@
+"""Configs of training runs: strict, from YAML, with `key=value` overrides.
+
+An unknown key is an error that names near keys; every weight and every probability is a value here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import InputError
+from ..geometry import check_video_size
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+class StrictModel(BaseModel):
+    """Base of all configs: no unknown keys, no silent conversions of text to numbers, no later changes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataConfig(StrictModel):
+    """Which clips: a registered data reader and its settings.
+
+    Attributes:
+        reader: Name of a registered data reader.
+        height, width: Size of the clips in pixels.
+        num_frames: Frames of a clip; a training stage may ask for another number.
+        frame_rate: Frames per second that the clips are meant to be shown at.
+        seed: Chooses the set.
+    """
+
+    reader: str = "moving-shapes"
+    height: int = 96
+    width: int = 96
+    num_frames: int = 17
+    frame_rate: float = Field(default=8.0, gt=0)
+    seed: int = 0
+
+    def model_post_init(self, _context: Any) -> None:
+        check_video_size(self.num_frames, self.height, self.width)
+
+
+class OptimizerConfig(StrictModel):
+    """Optimizer and learning rate.
+
+    Attributes:
+        name: "adamw", or "muon": orthogonalised momentum for matrices and convolutions, AdamW for the rest.
+        learning_rate: Peak rate. With "muon" the matrices get this rate, scaled so that an update's RMS matches AdamW's.
+        adamw_learning_rate: Peak rate of what AdamW trains beside Muon; the same rate if None.
+        warmup_steps: Steps of linear warm-up.
+        schedule: "cosine" falls to `final_share` of the peak at the last step, "constant" doesn't fall.
+        gradient_clip: Largest norm of the gradient; 0 switches clipping off.
+    """
+
+    name: Literal["adamw", "muon"] = "muon"
+    learning_rate: float = Field(default=5e-3, gt=0)
+    adamw_learning_rate: float | None = Field(default=None, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup_steps: int = Field(default=50, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    final_share: float = Field(default=0.02, ge=0, le=1)
+    gradient_clip: float = Field(default=1.0, ge=0)
+
+
+class RunConfig(StrictModel):
+    """What every training run has.
+
+    Attributes:
+        output: Folder of the run: checkpoints, logs, validation pictures and the finished model.
+        seed: Seed of initial weights and of every random draw.
+        mixed_precision: "no", or "bf16" autocast with fp32 weights.
+        ema_decay: Decay of the moving average of the weights, which is what gets exported; 0 switches it off.
+        checkpoint_every, keep_checkpoints: Steps between checkpoints, and how many to keep.
+        validate_every: Steps between validations (pictures and figures); 0 for only the one at the end.
+        log_every: Steps between log lines.
+    """
+
+    output: str
+    seed: int = 0
+    mixed_precision: Literal["no", "bf16"] = "no"
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    checkpoint_every: int = Field(default=500, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
+    validate_every: int = Field(default=500, ge=0)
+    log_every: int = Field(default=20, gt=0)
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+def load_config(kind: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
+    """Read a config from YAML and apply overrides.
+
+    Args:
+        kind: The config class.
+        path: YAML file.
+        overrides: Assignments "key=value"; dots go into sections and lists ("stages.0.steps=10"), values are YAML.
+
+    Raises:
+        InputError: If the file can't be read, isn't a mapping, or a key or value isn't valid.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise InputError("can't read the config", got=path, fix=error.strerror or str(error)) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML", fix=str(error)) from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold a mapping of keys to values", got=type(values).__name__)
+    for override in overrides:
+        _assign(values, override)
+    return parse_config(kind, values)
+
+
+def parse_config(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
+    """Validate a config that was read from elsewhere. Raises `InputError` naming the first bad key."""
+    try:
+        # JSON mode lets a YAML list stand for a tuple while text still doesn't pass for a number.
+        return kind.model_validate_json(_to_json(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(first["loc"][-1]), _all_keys(kind), n=3)
+            fix = f"did you mean {' or '.join(near)}?" if near else None
+            raise InputError(f"unknown config key {key!r}", fix=fix) from None
+        raise InputError(f"config key {key!r}: {first['msg']}", got=repr(first.get("input"))) from None
+
+
+def save_config(config: BaseModel, path: Path) -> None:
+    """Write a config as YAML that `load_config` reads back."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def _assign(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError("an override must have the form key=value", got=repr(override))
+    *sections, last = key.split(".")
+    target: Any = values
+    try:
+        for section in sections:
+            target = target[int(section)] if isinstance(target, list) else target.setdefault(section, {})
+        if isinstance(target, list):
+            target[int(last)] = yaml.safe_load(text)
+        else:
+            target[last] = yaml.safe_load(text)
+    except (ValueError, IndexError, TypeError, AttributeError):
+        raise InputError("the config has no such place", got=repr(key)) from None
+    except yaml.YAMLError:
+        raise InputError("the value of an override must be YAML", got=repr(text)) from None
+
+
+def _to_json(values: dict[str, Any]) -> str:
+    import json
+
+    try:
+        return json.dumps(values)
+    except TypeError as error:
+        raise InputError("the config holds a value that isn't plain data", fix=str(error)) from None
+
+
+def _all_keys(kind: type[BaseModel]) -> set[str]:
+    keys: set[str] = set()
+    pending: list[Any] = [kind]
+    while pending:
+        annotation = pending.pop()
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            keys.update(annotation.model_fields)
+            pending.extend(field.annotation for field in annotation.model_fields.values())
+        else:
+            pending.extend(getattr(annotation, "__args__", ()))
+    return keys

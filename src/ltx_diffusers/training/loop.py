@@ -1,0 +1,212 @@
+"""The training loop, on accelerate: one for every kind of model.
+
+A `Task` says what is trained on what; the loop does the steps, the moving average, checkpoints, logs, validation
+and the export. Every random draw of step n comes from (seed, rank, n) alone and a clip from its number, so that a
+resumed run takes the steps that an unbroken one would have taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device, set_seed
+from diffusers.training_utils import EMAModel
+
+from ..errors import InputError, TrainingError
+from .checkpoints import latest_checkpoint, publish_folder, save_checkpoint
+from .config import RunConfig, save_config
+from .optimizer import build_optimizers, learning_rate_share
+from .progress import TrainingProgress
+
+logger = logging.getLogger(__name__)
+
+
+class Task(Protocol):
+    """What a training run is about.
+
+    Attributes:
+        module: What is trained. Called with a batch and a generator it returns named losses, each (B,); the one
+            called "loss" is minimised, the others are logged.
+        total_steps: Optimizer steps of the whole run.
+    """
+
+    module: torch.nn.Module
+    total_steps: int
+
+    def batch(self, step: int, rank: int, world_size: int) -> Any:
+        """This rank's share of the data of a step."""
+
+    def describe_sample(self, step: int, rank: int, world_size: int, index: int) -> str:
+        """Words that identify one sample of a batch, for error messages."""
+
+    def validate(self, folder: Path) -> dict[str, float]:
+        """Measure the current weights, write pictures into a folder, return figures."""
+
+    def finish(self) -> None:
+        """Whatever has to be measured on the final weights before the export."""
+
+    def export(self, folder: Path) -> None:
+        """Write the finished model into an empty folder."""
+
+
+class Trainer:
+    """Trains a task.
+
+    Args:
+        task: What to train.
+        config: Settings of the run.
+        resume: Go on from the last checkpoint in the run's folder.
+
+    Raises:
+        InputError: If the folder holds checkpoints and `resume` is False, or none and `resume` is True.
+    """
+
+    def __init__(self, task: Task, config: RunConfig, *, resume: bool = False) -> None:
+        self.task = task
+        self.config = config
+        self.folder = Path(config.output)
+        checkpoint = latest_checkpoint(self.folder)
+        if checkpoint is not None and not resume:
+            raise InputError(
+                "the run's folder already holds checkpoints",
+                got=self.folder,
+                fix="add --resume to go on, or choose another output=",
+            )
+        if checkpoint is None and resume:
+            raise InputError("there is no checkpoint to resume from", got=self.folder, fix="leave out --resume")
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision, log_with="tensorboard", project_dir=str(self.folder)
+        )
+        self.parameters = [p for p in task.module.parameters() if p.requires_grad]
+        task.module.to(self.accelerator.device)
+        optimizers = build_optimizers(task.module, config.optimizer)
+        self.module = self.accelerator.prepare(task.module)
+        self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in optimizers]
+        self.peak_rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+        self.ema = EMAModel(self.parameters, decay=config.ema_decay, use_ema_warmup=True, power=3 / 4)
+        self.accelerator.register_for_checkpointing(self.ema)
+        self.step = 0
+        if checkpoint is not None:
+            self.accelerator.load_state(str(checkpoint))
+            self.step = int(checkpoint.name.removeprefix("step-"))
+            logger.info("resumed from %s", checkpoint)
+        if self.accelerator.is_main_process:
+            save_config(config, self.folder / "config.yaml")
+
+    def train(self) -> Path:
+        """Run the remaining steps, export the model, and return its folder.
+
+        Raises:
+            TrainingError: If a loss isn't finite; the message names the samples. The last checkpoint stays.
+        """
+        self.accelerator.init_trackers("logs")
+        with TrainingProgress(self.task.total_steps, self.step, self.accelerator.is_main_process) as progress:
+            while self.step < self.task.total_steps:
+                started = time.perf_counter()
+                figures = self.train_step()
+                self.step += 1
+                progress.advance(figures)
+                if self.step % self.config.log_every == 0 or self.step == self.task.total_steps:
+                    figures["seconds_per_step"] = time.perf_counter() - started
+                    self.accelerator.log({f"train/{name}": value for name, value in figures.items()}, self.step)
+                    progress.log(self.step, figures)
+                if self.config.validate_every and self.step % self.config.validate_every == 0:
+                    progress.log(self.step, self.validate())
+                if self.step % self.config.checkpoint_every == 0 or self.step == self.task.total_steps:
+                    self.save()
+        model = self.export()
+        self.accelerator.end_training()
+        return model
+
+    def train_step(self) -> dict[str, float]:
+        """One optimizer step. Returns the batch's mean losses, the gradient's norm and the learning rate's share."""
+        accelerator, config = self.accelerator, self.config
+        rank, world_size = accelerator.process_index, accelerator.num_processes
+        batch = send_to_device(self.task.batch(self.step, rank, world_size), accelerator.device)
+        self.module.train()
+        with accelerator.autocast():
+            losses = self.module(batch, self._generator())
+        self._stop_unless_finite(losses["loss"])
+        accelerator.backward(losses["loss"].mean())
+        norm = accelerator.clip_grad_norm_(self.parameters, config.optimizer.gradient_clip or float("inf"))
+        share = learning_rate_share(self.step, self.task.total_steps, config.optimizer)
+        for optimizer, peak in zip(self.optimizers, self.peak_rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * share
+            optimizer.step()
+            optimizer.zero_grad()
+        self.ema.step(self.parameters)
+        figures = {name: accelerator.gather(loss.detach()).mean().item() for name, loss in losses.items()}
+        return figures | {"gradient_norm": float(norm), "learning_rate_share": share}
+
+    def validate(self) -> dict[str, float]:
+        """Let the task measure the averaged weights; pictures go into the run's `validation/step-N`."""
+        if not self.accelerator.is_main_process:
+            return {}
+        self._use_averaged_weights()
+        try:
+            with publish_folder(self.folder / "validation" / f"step-{self.step:06d}", replace=True) as folder:
+                figures = self.task.validate(folder)
+        finally:
+            self._use_trained_weights()
+        self.accelerator.log({f"validation/{name}": value for name, value in figures.items()}, self.step)
+        return figures
+
+    def save(self) -> None:
+        """Write a checkpoint: weights, optimizers, average, random state and step."""
+        save_checkpoint(self.accelerator, self.folder, self.step, keep=self.config.keep_checkpoints)
+
+    def export(self) -> Path:
+        """Write the finished model, with averaged weights, into the run's `model` folder."""
+        target = self.folder / "model"
+        if self.accelerator.is_main_process:
+            self._use_averaged_weights()
+            try:
+                self.task.finish()
+                with publish_folder(target, replace=True) as folder:
+                    self.task.export(folder)
+                with publish_folder(self.folder / "validation" / "final", replace=True) as folder:
+                    figures = self.task.validate(folder)
+                logger.info("final figures: %s", figures)
+            finally:
+                self._use_trained_weights()
+        self.accelerator.wait_for_everyone()
+        return target
+
+    def _generator(self) -> torch.Generator:
+        words = [self.config.seed, self.accelerator.process_index, self.step]
+        seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        # Layers that draw by themselves (dropout) follow the global generator.
+        set_seed(seed % 2**32)
+        return torch.Generator(self.accelerator.device).manual_seed(seed)
+
+    def _stop_unless_finite(self, loss: torch.Tensor) -> None:
+        finite = self.accelerator.gather(torch.isfinite(loss))
+        if bool(finite.all()):
+            return
+        per_rank = loss.shape[0]
+        world_size = self.accelerator.num_processes
+        bad = [divmod(position, per_rank) for position in (~finite).nonzero().flatten().tolist()]
+        names = [self.task.describe_sample(self.step, rank, world_size, index) for rank, index in bad[:4]]
+        raise TrainingError(
+            f"the loss of {len(bad)} of {finite.numel()} samples is not finite at step {self.step}",
+            got=", ".join(names),
+            fix="look at these samples, or lower the learning rate and resume from the last checkpoint",
+        )
+
+    def _use_averaged_weights(self) -> None:
+        self.ema.store(self.parameters)
+        if self.config.ema_decay > 0:
+            self.ema.copy_to(self.parameters)
+        self.task.module.eval()
+
+    def _use_trained_weights(self) -> None:
+        self.ema.restore(self.parameters)
