@@ -67,8 +67,8 @@ def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
         sin: (B, L, dim) from `rotary_embedding`.
 
     Returns:
-        (B, L, dim) in the type of `x`; computed in the type of the angles.
+        (B, L, dim) in the type of `x`; computed in the wider type of `x` and the angles.
     """
     first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     quarter_turn = torch.stack([-second, first], dim=-1).flatten(-2)
-    return (x.to(cos.dtype) * cos + quarter_turn.to(cos.dtype) * sin).to(x.dtype)
+    return (x * cos + quarter_turn * sin).to(x.dtype)

@@ -1,0 +1,133 @@
+"""Attention of the LTX-Video transformer: queries and keys normalised over all heads, then turned by RoPE.
+
+The attention itself goes through Diffusers' dispatcher, so that `set_attention_backend`, the
+`attention_backend` context and context parallelism act on it.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from torch import nn
+
+from ...errors import InputError
+from ...functional.rope import apply_rotary
+
+QK_NORM_EPS = 1e-5
+
+
+class LTXAttnProcessor:
+    """Computes `LTXAttention`. Replace it with `set_attn_processor` to change how attention is done."""
+
+    _attention_backend = None  # set by `set_attention_backend`
+    _parallel_config = None  # set by `enable_parallelism`
+
+    def __call__(
+        self,
+        attn: LTXAttention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Attend from `hidden_states` to `encoder_hidden_states`, or to themselves where that is None.
+
+        Args:
+            attn: The layer whose projections are used.
+            hidden_states: (B, L, C).
+            encoder_hidden_states: (B, S, C_text).
+            attention_mask: Additive bias (B, 1, S).
+            image_rotary_emb: (cos, sin), each (B, L, C).
+
+        Returns:
+            (B, L, C).
+        """
+        query, key, value = attn.project(hidden_states, encoder_hidden_states)
+        query, key = attn.norm_q(query), attn.norm_k(key)
+        if image_rotary_emb is not None:
+            query, key = apply_rotary(query, *image_rotary_emb), apply_rotary(key, *image_rotary_emb)
+        if attention_mask is not None:
+            # One bias for all heads: it broadcasts, and context parallelism may share the heads out.
+            attention_mask = attention_mask[:, None].to(query.dtype)
+
+        attended = dispatch_attention_fn(
+            *(x.unflatten(-1, (attn.heads, -1)) for x in (query, key, value)),
+            attn_mask=attention_mask,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )
+        output = attended.flatten(2).to(query.dtype)
+        for layer in attn.to_out:
+            output = layer(output)
+        return output
+
+
+class LTXAttention(nn.Module, AttentionModuleMixin):
+    """Projections and norms of one attention layer; the processor computes it.
+
+    Args:
+        query_dim: Width C of the tokens.
+        heads: Number of heads.
+        dim_head: Width of a head.
+        cross_attention_dim: Width of the text features; None for self-attention.
+        bias: Whether the query, key and value projections have a bias.
+        out_bias: Whether the output projection has one.
+        qk_norm: Norm of queries and keys; "rms_norm_across_heads" is the only one that any release uses.
+        processor: What computes the attention; `LTXAttnProcessor` if None.
+
+    Raises:
+        InputError: If `qk_norm` is another one.
+    """
+
+    _default_processor_cls = LTXAttnProcessor
+    _available_processors = (LTXAttnProcessor,)
+
+    def __init__(
+        self,
+        query_dim: int,
+        heads: int,
+        dim_head: int,
+        cross_attention_dim: int | None = None,
+        bias: bool = True,
+        out_bias: bool = True,
+        qk_norm: str = "rms_norm_across_heads",
+        processor: LTXAttnProcessor | None = None,
+    ) -> None:
+        super().__init__()
+        if qk_norm != "rms_norm_across_heads":
+            raise InputError("unknown qk_norm", got=repr(qk_norm), expected="'rms_norm_across_heads'")
+        self.heads = heads
+        self.use_bias = bias  # read by `fuse_projections`
+        self.is_cross_attention = cross_attention_dim is not None  # read by Diffusers' hooks
+        inner_dim = heads * dim_head
+        key_dim = query_dim if cross_attention_dim is None else cross_attention_dim
+        self.norm_q = nn.RMSNorm(inner_dim, eps=QK_NORM_EPS)
+        self.norm_k = nn.RMSNorm(inner_dim, eps=QK_NORM_EPS)
+        self.to_q = nn.Linear(query_dim, inner_dim, bias=bias)
+        self.to_k = nn.Linear(key_dim, inner_dim, bias=bias)
+        self.to_v = nn.Linear(key_dim, inner_dim, bias=bias)
+        # A list with an inactive dropout, because the released keys are `to_out.0.*`.
+        self.to_out = nn.ModuleList([nn.Linear(inner_dim, query_dim, bias=out_bias), nn.Dropout(0.0)])
+        self.set_processor(processor if processor is not None else self._default_processor_cls())
+
+    def project(
+        self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries (B, L, C), keys and values (B, L or S, C), by the fused projections if they are fused."""
+        if not self.fused_projections:
+            source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+            return self.to_q(hidden_states), self.to_k(source), self.to_v(source)
+        if self.is_cross_attention:
+            return self.to_q(hidden_states), *self.to_kv(encoder_hidden_states).chunk(2, dim=-1)
+        return self.to_qkv(hidden_states).chunk(3, dim=-1)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Run the processor; arguments as in `LTXAttnProcessor`."""
+        return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)

@@ -1,0 +1,334 @@
+"""The LTX-Video transformer (paper section 2.2), with the weights of Diffusers' `LTXVideoTransformer3DModel`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.embeddings import PixArtAlphaTextProjection
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+
+# `ModelMixin` must be a name of this module: Diffusers looks it up here when it loads a saved pipeline.
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.normalization import AdaLayerNormSingle
+from diffusers.utils import apply_lora_scale
+from torch import nn
+
+from ...errors import InputError
+from ...functional.coordinates import scaled_coordinates, video_coordinates
+from ...functional.rope import MAX_POSITION, rotary_embedding
+from ...geometry import CompressionRatios, VideoSize
+from .block_ltx import LTXTransformerBlock, modulate
+from .sharding import CONTEXT_PARALLEL_PLAN, SplitPoint
+
+MASKED_BIAS = -10000.0
+"""Added to the attention scores of masked text tokens, as the released models were trained."""
+
+
+class LTXRotaryEmbedding(nn.Module):
+    """`rotary_embedding` as a module, so that context parallelism can split what it returns.
+
+    Args:
+        dim: Width of the tokens.
+        theta: Highest frequency.
+    """
+
+    def __init__(self, dim: int, theta: float = 10000.0) -> None:
+        super().__init__()
+        self.dim = dim
+        self.theta = theta
+
+    def forward(self, coords: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(cos, sin), each (B, L, dim) in fp32, of coordinates (B, 3, L)."""
+        return rotary_embedding(coords.float(), self.dim, self.theta, MAX_POSITION)
+
+
+class LTXTransformer3DModel(
+    ModelMixin, ConfigMixin, AttentionMixin, FromOriginalModelMixin, PeftAdapterMixin, CacheMixin
+):
+    """Predicts the velocity of noised latents from text, noise level, time and place.
+
+    State-dict keys and the first fifteen settings are those of Diffusers' `LTXVideoTransformer3DModel`: each
+    class loads what the other saved. Timesteps are per sample or per token, so that conditioning tokens can be
+    cleaner than the rest.
+
+    Args:
+        in_channels: Channels of a token that goes in.
+        out_channels: Channels of a token that comes out; None for `in_channels`.
+        patch_size: Latent rows and columns of a token; 1 in every release.
+        patch_size_t: Latent frames of a token; 1 in every release.
+        num_attention_heads: Heads.
+        attention_head_dim: Width of a head.
+        cross_attention_dim: Width of the projected text features, that is heads times head width.
+        num_layers: Blocks.
+        activation_fn: Activation of the feed-forward, in Diffusers' names.
+        qk_norm: Norm of queries and keys.
+        norm_elementwise_affine: Whether the norms of the blocks have weights.
+        norm_eps: Epsilon of these norms.
+        caption_channels: Channels of the text encoder's features.
+        attention_bias: Whether query, key and value projections have a bias.
+        attention_out_bias: Whether output projections have one.
+        causal_temporal_positioning: Whether the first latent frame stands for one frame only in computed
+            coordinates: False for releases 0.9.0 and 0.9.1, True for 0.9.5 and later. Given coordinates
+            (`video_coords`) are taken as they are.
+        timestep_scale_multiplier: What noise levels in [0, 1] are multiplied with to get timesteps. A record
+            for callers: `forward` takes timesteps in [0, 1000].
+        temporal_compression_ratio: Frames per latent frame, for computed coordinates.
+        spatial_compression_ratio: Rows and columns of pixels per latent, for computed coordinates.
+
+    Raises:
+        InputError: If the text width doesn't fit the heads, or a setting is of an unknown kind.
+    """
+
+    _supports_gradient_checkpointing = True
+    _skip_layerwise_casting_patterns = ("norm",)
+    _no_split_modules = ("LTXTransformerBlock",)
+    _repeated_blocks = ("LTXTransformerBlock",)
+    _cp_plan = CONTEXT_PARALLEL_PLAN
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 128,
+        out_channels: int | None = 128,
+        patch_size: int = 1,
+        patch_size_t: int = 1,
+        num_attention_heads: int = 32,
+        attention_head_dim: int = 64,
+        cross_attention_dim: int = 2048,
+        num_layers: int = 28,
+        activation_fn: str = "gelu-approximate",
+        qk_norm: str = "rms_norm_across_heads",
+        norm_elementwise_affine: bool = False,
+        norm_eps: float = 1e-6,
+        caption_channels: int = 4096,
+        attention_bias: bool = True,
+        attention_out_bias: bool = True,
+        causal_temporal_positioning: bool = False,
+        timestep_scale_multiplier: float = 1000.0,
+        temporal_compression_ratio: int = 8,
+        spatial_compression_ratio: int = 32,
+    ) -> None:
+        super().__init__()
+        dim = num_attention_heads * attention_head_dim
+        if cross_attention_dim != dim:
+            raise InputError(
+                "cross_attention_dim must be the width of the projected text features",
+                got=cross_attention_dim,
+                expected=f"{num_attention_heads} heads x {attention_head_dim} = {dim}",
+            )
+
+        self.proj_in = nn.Linear(in_channels, dim)
+        self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
+        self.time_embed = AdaLayerNormSingle(dim, use_additional_conditions=False)
+        self.caption_projection = PixArtAlphaTextProjection(in_features=caption_channels, hidden_size=dim)
+        self.rope = LTXRotaryEmbedding(dim)
+        self.transformer_blocks = nn.ModuleList(
+            LTXTransformerBlock(
+                dim=dim,
+                num_attention_heads=num_attention_heads,
+                attention_head_dim=attention_head_dim,
+                cross_attention_dim=cross_attention_dim,
+                qk_norm=qk_norm,
+                activation_fn=activation_fn,
+                attention_bias=attention_bias,
+                attention_out_bias=attention_out_bias,
+                eps=norm_eps,
+                elementwise_affine=norm_elementwise_affine,
+            )
+            for _ in range(num_layers)
+        )
+        self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.proj_out = nn.Linear(dim, out_channels or in_channels)
+
+        self.token_timesteps = SplitPoint()
+        self.text_mask = SplitPoint()
+        self.gradient_checkpointing = False
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_attention_mask: torch.Tensor | None = None,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        rope_interpolation_scale: Sequence[float | torch.Tensor] | torch.Tensor | None = None,
+        video_coords: torch.Tensor | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool = True,
+        frame_rate: float | torch.Tensor | None = None,
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        """Predict the velocity (noise minus clean latents) of each token.
+
+        Where the tokens are is told in one of three ways: `video_coords`, which wins; or the token grid
+        (`num_frames`, `height`, `width`) with `frame_rate`; or the grid with `rope_interpolation_scale`, the
+        call of Diffusers' pipelines. The last two follow `causal_temporal_positioning`, which Diffusers' model
+        can't; in the last, frames per latent frame are taken to be `temporal_compression_ratio`.
+
+        Args:
+            hidden_states: Tokens (B, L, in_channels).
+            encoder_hidden_states: Text features (B, S, caption_channels).
+            timestep: Noise level times 1000, in [0, 1000]: one per sample, (B,) or (B, 1), or one per token
+                (B, L).
+            encoder_attention_mask: Which text tokens count: (B, S), 1 or True for those that do; or an additive
+                bias (B, 1, S). None if all do, which saves work.
+            num_frames: Tokens in time (latent frames).
+            height: Tokens in height (latent rows).
+            width: Tokens in width (latent columns).
+            rope_interpolation_scale: Seconds per latent frame (temporal ratio / frame rate), rows and columns
+                of pixels per latent.
+            video_coords: First corner of each token (B or 1, 3, L): seconds, y and x in pixels.
+            attention_kwargs: {"scale": s} scales LoRA layers.
+            return_dict: Whether to return an output object or a tuple.
+            frame_rate: Frames per second, one number or one per sample (B,).
+
+        Returns:
+            Velocities (B, L, out_channels), as `.sample` or in a tuple.
+
+        Raises:
+            InputError: If a shape doesn't fit the others, or it isn't told where the tokens are.
+        """
+        self._check_inputs(hidden_states, encoder_hidden_states)
+        batch_size, num_tokens, _ = hidden_states.shape
+        if video_coords is None:
+            video_coords = self._coordinates(
+                VideoSize(num_frames, height, width),
+                frame_rate,
+                rope_interpolation_scale,
+                batch_size,
+                hidden_states.device,
+            )
+        rotary = self.rope(video_coords)
+        if rotary[0].shape[1] != num_tokens or rotary[0].shape[0] not in (1, batch_size):
+            raise InputError(
+                "the coordinates don't fit the tokens",
+                got=f"coordinates {tuple(video_coords.shape)} for tokens {tuple(hidden_states.shape)}",
+                expected="(B, 3, L) for (B, L, C)",
+            )
+
+        text_bias = self._text_bias(encoder_attention_mask, encoder_hidden_states)
+        encoder_hidden_states = self.caption_projection(encoder_hidden_states)
+        hidden_states = self.proj_in(hidden_states)
+        modulation, embedded_timestep = self._embed_timesteps(timestep, hidden_states)
+
+        for block in self.transformer_blocks:
+            inputs = (hidden_states, encoder_hidden_states, modulation, rotary, text_bias)
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden_states = self._gradient_checkpointing_func(block, *inputs)
+            else:
+                hidden_states = block(*inputs)
+
+        shift, scale = (self.scale_shift_table + embedded_timestep[:, :, None]).unbind(dim=2)
+        output = self.proj_out(modulate(self.norm_out(hidden_states), shift, scale))
+        return Transformer2DModelOutput(sample=output) if return_dict else (output,)
+
+    def _check_inputs(self, hidden_states: torch.Tensor, text: torch.Tensor) -> None:
+        """Shapes only, so that it costs no synchronisation and can be compiled."""
+        if hidden_states.ndim != 3 or hidden_states.shape[-1] != self.config.in_channels:
+            raise InputError(
+                "hidden_states must be tokens (B, L, in_channels)",
+                got=tuple(hidden_states.shape),
+                expected=f"{self.config.in_channels} channels",
+            )
+        if (
+            text.ndim != 3
+            or text.shape[0] != hidden_states.shape[0]
+            or text.shape[-1] != self.config.caption_channels
+        ):
+            raise InputError(
+                "encoder_hidden_states must be text features (B, S, caption_channels)",
+                got=tuple(text.shape),
+                expected=f"({hidden_states.shape[0]}, S, {self.config.caption_channels})",
+            )
+
+    def _coordinates(
+        self,
+        size: VideoSize,
+        frame_rate: float | torch.Tensor | None,
+        scale: Sequence[float | torch.Tensor] | torch.Tensor | None,
+        batch_size: int,
+        device: torch.device,
+    ) -> torch.Tensor:
+        """Coordinates (B, 3, L) of a whole grid of tokens."""
+        if None in size:
+            raise InputError(
+                "the model must be told where the tokens are",
+                got=f"num_frames, height, width = {tuple(size)}",
+                fix="pass video_coords, or num_frames, height, width and frame_rate",
+            )
+        if (frame_rate is None) == (scale is None):
+            raise InputError(
+                "computed coordinates need either frame_rate or rope_interpolation_scale",
+                got="neither" if scale is None else "both",
+                fix="pass frame_rate",
+            )
+        config = self.config
+        if config.causal_temporal_positioning and config.patch_size_t != 1:
+            raise InputError(
+                "the causal rule of the first frame is defined for tokens of one latent frame",
+                got=f"patch_size_t = {config.patch_size_t}",
+                fix="pass video_coords",
+            )
+        if frame_rate is not None:
+            ratios = CompressionRatios(
+                config.temporal_compression_ratio * config.patch_size_t,
+                config.spatial_compression_ratio * config.patch_size,
+                config.spatial_compression_ratio * config.patch_size,
+            )
+            return video_coordinates(
+                size,
+                batch_size=batch_size,
+                frame_rate=frame_rate,
+                ratios=ratios,
+                causal=config.causal_temporal_positioning,
+                device=device,
+            )
+        patch = (config.patch_size_t, config.patch_size, config.patch_size)
+        return scaled_coordinates(
+            size,
+            [factor * side for factor, side in zip(scale, patch, strict=True)],
+            batch_size=batch_size,
+            causal_ratio=config.temporal_compression_ratio if config.causal_temporal_positioning else None,
+            device=device,
+        )
+
+    def _embed_timesteps(
+        self, timestep: torch.Tensor, hidden_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vectors for the blocks (B, T, 6 C) and for the output (B, T, C), with T = 1 or L."""
+        batch_size, num_tokens, _ = hidden_states.shape
+        if timestep.ndim == 2 and timestep.shape[1] != 1:
+            timestep = self.token_timesteps(timestep)
+        per_sample = timestep.shape in ((batch_size,), (batch_size, 1))
+        if not per_sample and timestep.shape != (batch_size, num_tokens):
+            raise InputError(
+                "timesteps must be one per sample or one per token",
+                got=tuple(timestep.shape),
+                expected=f"({batch_size},), ({batch_size}, 1) or ({batch_size}, {num_tokens})",
+            )
+        modulation, embedded = self.time_embed(timestep.flatten(), hidden_dtype=hidden_states.dtype)
+        return modulation.unflatten(0, (batch_size, -1)), embedded.unflatten(0, (batch_size, -1))
+
+    def _text_bias(self, mask: torch.Tensor | None, text: torch.Tensor) -> torch.Tensor | None:
+        """A mask (B, S) as an additive bias (B, 1, S); a bias as it is."""
+        if mask is None:
+            return None
+        mask = self.text_mask(mask)
+        batch_size, length, _ = text.shape
+        if mask.shape == (batch_size, length):
+            return ((1 - mask.to(text.dtype)) * MASKED_BIAS)[:, None]
+        if mask.shape == (batch_size, 1, length) and mask.is_floating_point():
+            return mask.to(text.dtype).contiguous()
+        raise InputError(
+            "encoder_attention_mask must be a mask (B, S) or a floating-point bias (B, 1, S)",
+            got=f"{tuple(mask.shape)} {mask.dtype}",
+            expected=f"({batch_size}, {length}) or ({batch_size}, 1, {length})",
+        )
