@@ -1,7 +1,7 @@
 """Video autoencoders, by name in the registry `autoencoders`.
 
-An entry is called with the arguments of its config and gives the model: a class, or a function that imports it only
-then, so that listing the names needs no torch. The model has
+An entry is called with the arguments of its config and gives the model: a class, or a function that imports
+it only then, so that listing the names needs no torch. The model has
 
 - `encode(x)`, whose result has `latent_dist`, for videos x (B, C, F, H, W) in [-1, 1];
 - `decode(z, temb=None, return_dict=True, generator=None)`, whose result has `sample`;
@@ -35,7 +35,7 @@ autoencoders: Registry[Callable] = Registry("autoencoder", _check_callable)
 
 @autoencoders.register("ltx")
 def ltx(**config: object) -> AutoencoderKLLTX:
-    """The autoencoder of LTX-Video; `config` as in `AutoencoderKLLTX`, released ones in `released.RELEASED`."""
+    """The autoencoder of LTX-Video; `config` as in `AutoencoderKLLTX`, or one of `released.RELEASED`."""
     from .autoencoder_kl_ltx import AutoencoderKLLTX
 
     return AutoencoderKLLTX(**config)

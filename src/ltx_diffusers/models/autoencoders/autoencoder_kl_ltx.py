@@ -1,6 +1,6 @@
 """The video autoencoder of LTX-Video: 32x32x8 compression to 128 channels (arXiv 2501.00103, section 2.1).
 
-Weights and config are those of Diffusers' `AutoencoderKLLTXVideo`, so that either class loads what the other saved.
+Weights and config are those of Diffusers' `AutoencoderKLLTXVideo`, so that each loads what the other saved.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .tiling import Tiling
 
 
 class AutoencoderKLLTX(ModelMixin, AutoencoderMixin, ConfigMixin):
-    """Causal video autoencoder with one log-variance for all channels; the decoder may be told the noise level.
+    """Causal video autoencoder with one log-variance for all channels and, from 0.9.1, a denoising decoder.
 
     Args:
         in_channels: Channels of the video to encode.
@@ -45,7 +45,7 @@ class AutoencoderKLLTX(ModelMixin, AutoencoderMixin, ConfigMixin):
             residual blocks add learned amounts of noise.
         downsample_type: Per encoder stage "conv", "spatial", "temporal" or "spatiotemporal".
         upsample_residual: Per decoder stage, from the output back, whether the upsampler has a residual path.
-        upsample_factor: Per decoder stage, from the output back, by how much the upsampler shrinks the channels.
+        upsample_factor: Per decoder stage, from the output back, the upsampler's divisor of the channels.
         timestep_conditioning: Whether the decoder is told the noise level of the latents (0.9.1 and later).
         patch_size: Side in pixels of the patches that enter the encoder.
         patch_size_t: Frames of these patches; 1, since a causal video has 8k + 1 frames.
@@ -58,7 +58,7 @@ class AutoencoderKLLTX(ModelMixin, AutoencoderMixin, ConfigMixin):
         default_decode_timestep: Noise level at which pipelines decode unless told otherwise, in [0, 1].
         default_decode_noise_scale: Share of noise that pipelines mix into normalised latents before decoding.
 
-    The buffers `latents_mean` and `latents_std` (latent_channels,) are the statistics for normalising latents.
+    The buffers `latents_mean` and `latents_std` (latent_channels,) normalise latents.
 
     Raises:
         InputError: If an entry of the config is unknown, missing or impossible.
@@ -193,8 +193,8 @@ class AutoencoderKLLTX(ModelMixin, AutoencoderMixin, ConfigMixin):
             tile_sample_stride_num_frames: The same in time, in frames.
 
         Raises:
-            InputError: If a value isn't a positive multiple of the compression ratio, or a stride isn't smaller
-                than its tile. Nothing is changed then.
+            InputError: If a value isn't a positive multiple of the compression ratio, or a stride isn't
+                smaller than its tile. Nothing is changed then.
         """
         framewise = tile_sample_min_num_frames is not None or tile_sample_stride_num_frames is not None
         sizes = {
@@ -222,7 +222,8 @@ class AutoencoderKLLTX(ModelMixin, AutoencoderMixin, ConfigMixin):
     ) -> None:
         """Encode and decode videos longer than a tile in tiles that overlap in time.
 
-        None keeps a setting. For one direction only, set `use_framewise_encoding` or `use_framewise_decoding`.
+        None keeps a setting. For one direction only, set `use_framewise_encoding` or
+        `use_framewise_decoding`.
 
         Args:
             tile_sample_min_num_frames: Frames of a tile, after its first.
@@ -249,8 +250,8 @@ class AutoencoderKLLTX(ModelMixin, AutoencoderMixin, ConfigMixin):
         """Encode videos.
 
         Args:
-            x: Videos (B, C, F, H, W) in [-1, 1], with F = 8k + 1, and H and W multiples of 32 (for the released
-                models' compression ratios).
+            x: Videos (B, C, F, H, W) in [-1, 1], with F = 8k + 1, and H and W multiples of 32 (for the
+                released models' compression ratios).
             return_dict: Whether to return an `AutoencoderKLOutput` instead of a tuple.
 
         Returns:
@@ -278,11 +279,11 @@ class AutoencoderKLLTX(ModelMixin, AutoencoderMixin, ConfigMixin):
 
         Args:
             z: Latents (B, latent_channels, F', H', W'), not normalised.
-            temb: Noise level of the latents in [0, 1], one for all or (B,). A model without timestep conditioning
-                ignores it.
+            temb: Noise level of the latents in [0, 1], one for all or (B,). A model without timestep
+                conditioning ignores it.
             return_dict: Whether to return a `DecoderOutput` instead of a tuple.
-            generator: Source of the noise that some decoders inject (0.9.1): one draw for all samples, or, with a
-                list of generators, one draw per sample.
+            generator: Source of the noise that some decoders inject (0.9.1): one draw for all samples, or,
+                with a list of generators, one draw per sample.
 
         Returns:
             Videos (B, out_channels, 8 (F' - 1) + 1, 32 H', 32 W'), about [-1, 1].
@@ -394,6 +395,7 @@ def _join(parts: list[torch.Tensor]) -> torch.Tensor:
 def _check_dims(what: str, tensor: torch.Tensor, channels: int) -> None:
     if tensor.ndim != 5 or tensor.shape[1] != channels or 0 in tensor.shape:
         raise InputError(
-            f"{what} must have dimensions (batch, channels, frames, height, width), none empty, with {channels} channels",
+            f"{what} must be a tensor of (batch, channels, frames, height, width), none of them 0",
             got=tuple(tensor.shape),
+            expected=f"{channels} channels",
         )

@@ -17,8 +17,8 @@ DOWNSAMPLE_STRIDES: dict[str, Stride] = {
     "temporal": (2, 1, 1),
     "spatiotemporal": (2, 2, 2),
 }
-"""Factors over (frames, height, width) of the kinds of downsampling: "conv" is a plain convolution of stride 2
-(0.9.0, 0.9.1), the others are residual downsamplers (0.9.5 and later)."""
+"""Factors over (frames, height, width) of the kinds of downsampling: "conv" is a plain convolution of stride
+2 (0.9.0, 0.9.1), the others are residual downsamplers (0.9.5 and later)."""
 
 
 def downsample_stride(kind: str) -> Stride:
@@ -37,7 +37,8 @@ def downsample_stride(kind: str) -> Stride:
 class ResnetStack(nn.Module):
     """Base of the stages: runs residual blocks one by one, each checkpointed if gradient checkpointing is on.
 
-    `gradient_checkpointing` and `_gradient_checkpointing_func` are set by `ModelMixin.enable_gradient_checkpointing`.
+    `gradient_checkpointing` and `_gradient_checkpointing_func` are set by
+    `ModelMixin.enable_gradient_checkpointing`.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,7 @@ class ResnetStack(nn.Module):
 
 
 class DownBlock3d(ResnetStack):
-    """Encoder stage: residual blocks, then a downsampler, then a residual block if channels remain to be changed.
+    """Encoder stage: residual blocks, a downsampler, and a residual block if channels remain to be changed.
 
     Args:
         in_channels: Channels of the input and of the residual blocks.

@@ -123,7 +123,7 @@ class Decoder3d(nn.Module):
         self.time_embedder = None
         self.scale_shift_table = None
         if time_conditioned:
-            # A constant that the released files store with the weights: kept among the parameters, never trained.
+            # A constant that the released files store among the weights; never trained.
             self.timestep_scale_multiplier = nn.Parameter(torch.tensor(1000.0), requires_grad=False)
             self.time_embedder = TimeEmbedder(channels, 2)
             self.scale_shift_table = nn.Parameter(torch.randn(2, channels) / channels**0.5)

@@ -18,7 +18,7 @@ from .resnet import pixel_norm
 CONV_BLOCK = "LTXVideoDownBlock3D"
 RESIDUAL_BLOCK = "LTXVideo095DownBlock3D"
 DOWN_BLOCK_TYPES = (CONV_BLOCK, RESIDUAL_BLOCK)
-"""Names of the encoder's stages in configs: of 0.9.0 and 0.9.1 (always "conv" downsampling), of 0.9.5 and later."""
+"""Names of encoder stages in configs: of 0.9.0 and 0.9.1, always "conv" downsampling; of 0.9.5 and later."""
 
 
 def encoder_stages(
@@ -30,7 +30,7 @@ def encoder_stages(
     """The encoder's stages as (channels in, channels out, kind of downsampling or None).
 
     Each stage leads to the next entry of `block_out_channels`. In the 0.9.5 layout the last entry is the last
-    stage's output; in the older one the last stage keeps its channels, so there are as many stages as entries.
+    stage's output; in the older one the last stage keeps its channels: there are as many stages as entries.
 
     Raises:
         InputError: If a block type is unknown, or a list too short.
@@ -97,8 +97,8 @@ class Encoder3d(nn.Module):
         """Encode `video` (B, C, F, H, W).
 
         Returns:
-            (B, 2 * latent_channels, F', H', W'): the means, then the log-variance, one for all channels (so that
-            the KL term can't switch off single channels), repeated.
+            (B, 2 * latent_channels, F', H', W'): the means, then the log-variance, one for all channels (so
+            that the KL term can't switch off single channels), repeated.
         """
         hidden = self.conv_in(patchify(video, self.patch_size))
         for block in self.down_blocks:

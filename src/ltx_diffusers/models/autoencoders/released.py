@@ -1,7 +1,7 @@
 """Configs of the released video autoencoders, by version.
 
-Each is a dict of arguments of `AutoencoderKLLTX`. The number beside each is its count of parameters; 0.9.6, 0.9.7
-and 0.9.8, 2B and 13B alike, use the autoencoder of 0.9.5.
+Each is a dict of arguments of `AutoencoderKLLTX`. The number beside each is its count of parameters; 0.9.6,
+0.9.7 and 0.9.8, 2B and 13B alike, use the autoencoder of 0.9.5.
 """
 
 from __future__ import annotations

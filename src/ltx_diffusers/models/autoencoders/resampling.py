@@ -1,4 +1,4 @@
-"""Changing resolution by moving pixels into channels and back: patches, and the residual down- and upsamplers."""
+"""Changing resolution by moving pixels into channels and back: patches, residual down- and upsamplers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def unpatchify(hidden: torch.Tensor, patch_size: int) -> torch.Tensor:
 
 
 def space_to_depth(hidden: torch.Tensor, stride: Stride) -> torch.Tensor:
-    """Move blocks of `stride` (frames, rows, columns) into channels: (B, C, F, H, W) to (B, C prod, F/s, ...)."""
+    """Move blocks of `stride` into channels: (B, C, F, H, W) to (B, C s s s, F/s, H/s, W/s)."""
     batch, channels, frames, height, width = hidden.shape
     t, h, w = stride
     hidden = hidden.reshape(batch, channels, frames // t, t, height // h, h, width // w, w)
@@ -41,7 +41,7 @@ def space_to_depth(hidden: torch.Tensor, stride: Stride) -> torch.Tensor:
 
 
 def depth_to_space(hidden: torch.Tensor, stride: Stride) -> torch.Tensor:
-    """Inverse of `space_to_depth`: (B, C prod, F, H, W) to (B, C, F s, ...)."""
+    """Inverse of `space_to_depth`: (B, C s s s, F, H, W) to (B, C, F s, ...)."""
     batch, _, frames, height, width = hidden.shape
     t, h, w = stride
     hidden = hidden.reshape(batch, -1, t, h, w, frames, height, width)
@@ -49,7 +49,7 @@ def depth_to_space(hidden: torch.Tensor, stride: Stride) -> torch.Tensor:
 
 
 class Downsampler3d(nn.Module):
-    """Residual downsampler: a convolution's blocks moved into channels, plus grouped means of the input's blocks.
+    """Residual downsampler: a convolution's blocks moved into channels, plus means of the input's.
 
     Args:
         in_channels: Channels of the input.
@@ -82,7 +82,7 @@ class Downsampler3d(nn.Module):
 
 
 class Upsampler3d(nn.Module):
-    """Upsampler: a convolution whose channels move into blocks of pixels; frames before the first one are dropped.
+    """Upsampler: a convolution whose channels move into blocks of pixels, less those before the first frame.
 
     Args:
         in_channels: Channels of the input; the output has `in_channels / channel_factor`.
@@ -92,7 +92,8 @@ class Upsampler3d(nn.Module):
         channel_factor: By how much the channels shrink.
 
     Raises:
-        InputError: If `channel_factor` doesn't divide the stride's product, or that product a residual's channels.
+        InputError: If `channel_factor` doesn't divide the stride's product, or that product a
+            residual's channels.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Upsampler3d(nn.Module):
         if block % channel_factor or (residual and in_channels % block):
             raise InputError(
                 f"an upsampler of stride {stride} can't shrink {in_channels} channels {channel_factor} times",
-                expected=f"a factor that divides {block}, and for a residual channels that are a multiple of {block}",
+                expected=f"a factor that divides {block}, and for a residual, a multiple of {block} channels",
             )
         self.stride = stride
         self.residual = residual
@@ -120,7 +121,7 @@ class Upsampler3d(nn.Module):
         output = self._expand(self.conv(hidden))
         if not self.residual:
             return output
-        # Output channel r * C/prod + c gets input channel c: add through a view instead of repeating the input.
+        # Output channel r * C/prod + c gets input channel c: add through a view, without repeating it.
         residual = self._expand(hidden).unsqueeze(1)
         return (output.unflatten(1, (self.repeats, -1)) + residual).flatten(1, 2)
 

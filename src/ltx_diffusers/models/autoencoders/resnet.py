@@ -77,7 +77,7 @@ class ResnetBlock3d(nn.Module):
         It is drawn outside `forward` so that recomputing a checkpointed block sees the same noise.
 
         Returns:
-            Two maps, (1, 1, 1, H, W) shared by the batch, or (B, 1, 1, H, W) if a list of generators is given.
+            Two maps, (1, 1, 1, H, W) shared by the batch, or (B, 1, 1, H, W) for a list of generators.
         """
         if self.per_channel_scale1 is None:
             return None

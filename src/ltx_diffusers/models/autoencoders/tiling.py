@@ -2,8 +2,9 @@
 
 Tiles in space overlap by size - stride pixels; encoding crossfades latents there, decoding pixels.
 Tiles in time start at multiples of the stride. A tile holds size + 1 frames, because the first frame of
-anything given to the model is coded on its own: latent k of a tile that starts at pixel frame s stands for the
-frames up to s + 8k. The first frame of every later tile lacks its past, is known from the tile before, and is dropped.
+anything given to the model is coded on its own: latent k of a tile that starts at pixel frame s stands for
+the frames up to s + 8k. The first frame of every later tile lacks its past, is known from the tile before,
+and is dropped.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class TileAxis:
         ratio: Pixels or frames for one latent.
 
     Raises:
-        InputError: If size or stride isn't a positive multiple of the ratio, or the stride isn't smaller than the size.
+        InputError: If size or stride isn't a positive multiple of the ratio, or the stride isn't
+            smaller than the size.
     """
 
     name: str
@@ -50,9 +52,9 @@ class TileAxis:
                 )
         if self.stride >= self.size:
             raise InputError(
-                f"tile_sample_stride_{self.name} must be smaller than tile_sample_min_{self.name}, so that tiles overlap",
+                f"tiles must overlap: tile_sample_stride_{self.name} < tile_sample_min_{self.name}",
                 got=f"stride {self.stride}, size {self.size}",
-                fix=f"give both; a stride of {max(1, self.size * 7 // 8 // self.ratio) * self.ratio} is usual",
+                fix="give both" if self.size > self.ratio else f"use tiles of at least {2 * self.ratio}",
             )
 
     @property
@@ -86,7 +88,7 @@ class Tiling:
         height: tuple[int, int] | None,
         width: tuple[int, int] | None,
     ) -> Tiling:
-        """Build and validate a tiling from (size, stride) pairs in pixels and frames; None leaves an axis whole.
+        """Build and validate a tiling from (size, stride) pairs in pixels and frames; None: leave whole.
 
         Raises:
             InputError: As `TileAxis`.

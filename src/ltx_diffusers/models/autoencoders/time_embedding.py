@@ -10,11 +10,11 @@ SINUSOID_CHANNELS = 256
 
 
 class TimeEmbedder(nn.Module):
-    """Maps a scaled noise level to `num_vectors` vectors of `channels` entries: sinusoids, then a two-layer MLP.
+    """Maps a scaled noise level to shift and scale vectors: sinusoids, then a two-layer MLP.
 
     Args:
         channels: Entries of each vector.
-        num_vectors: How many shift and scale vectors the caller needs.
+        num_vectors: How many vectors the caller needs.
     """
 
     def __init__(self, channels: int, num_vectors: int) -> None:
