@@ -116,7 +116,8 @@ def shift_odds(sigmas: Tensor, factor: float) -> Tensor:
     """
     if not factor > 0:
         raise InputError("the factor of a noise shift must be positive", got=factor)
-    return factor * sigmas / (1 + (factor - 1) * sigmas)
+    noise = factor * sigmas
+    return noise / (noise + (1 - sigmas))
 
 
 def sd3_mu(

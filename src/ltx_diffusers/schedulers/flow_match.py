@@ -136,7 +136,7 @@ class LTXFlowMatchScheduler(SchedulerMixin, ConfigMixin):
             InputError: If the config belongs to another scheduler or asks for what this class lacks.
         """
         if isinstance(config, Mapping):
-            config = foreign_configs.own_config(config)
+            config = foreign_configs.own_config(config, cls.__name__)
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     @classmethod
@@ -243,7 +243,7 @@ class LTXFlowMatchScheduler(SchedulerMixin, ConfigMixin):
             timestep: Timestep in [0, 1000], float: one for all, or (B,). Not used if `per_token_timesteps`
                 is given.
             sample: Noisy latents (B, L, C), or (B, C, F, H, W) without `per_token_timesteps`.
-            per_token_timesteps: Timesteps (B, L) in [0, 1000].
+            per_token_timesteps: Timesteps (B, L) in [0, 1000], or (B, 1) for all tokens of a sample.
             generator: Source of the noise of `stochastic_sampling`, one, or a list with one per sample.
             return_dict: Whether to return an output object rather than a tuple.
 

@@ -41,23 +41,32 @@ _OFFICIAL_LINE = {
 }
 
 
-def own_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Our config for a scheduler config of ours, of Diffusers or of the official package, told by
-    `_class_name`.
+def own_config(config: Mapping[str, Any], own_class: str) -> dict[str, Any]:
+    """Our config for a scheduler config of ours, of Diffusers or of the official package.
+
+    They are told apart by `_class_name`, which saved configs have, or else by a field that only one of them
+    has.
+
+    Args:
+        config: The config.
+        own_class: Name of the class that reads it.
 
     Raises:
         InputError: If it belongs to another scheduler class, or asks for something that ours lacks.
     """
     class_name = config.get("_class_name")
+    if class_name is None:
+        marks = {"use_dynamic_shifting": DIFFUSERS_CLASS, "sampler": OFFICIAL_CLASS}
+        class_name = next((name for key, name in marks.items() if key in config), own_class)
     if class_name == DIFFUSERS_CLASS:
         return from_diffusers(config)
     if class_name == OFFICIAL_CLASS:
         return from_official(config)
-    if class_name not in (None, OWN_CLASS):
+    if class_name not in (own_class, OWN_CLASS):
         raise InputError(
             "this scheduler config can't be used for LTX-Video",
             got=class_name,
-            expected=f"{OWN_CLASS}, {DIFFUSERS_CLASS} or {OFFICIAL_CLASS}",
+            expected=f"{own_class}, {DIFFUSERS_CLASS} or {OFFICIAL_CLASS}",
         )
     return dict(config)
 

@@ -64,7 +64,8 @@ def sigma_of(
     """Noise levels of timesteps, on the sample's device.
 
     Args:
-        timestep: Timesteps in [0, num_train_timesteps]: one or (B,), or (B, L) if `per_token`.
+        timestep: Timesteps in [0, num_train_timesteps]: one or (B,), or (B, L) or
+            (B, 1) if `per_token`.
         sample: The sample they belong to, (B, ...), or (B, L, C) if `per_token`.
         num_train_timesteps: Timestep of sigma 1.
         per_token: Which of the two it is.
@@ -80,7 +81,8 @@ def sigma_of(
         raise InputError(
             "timesteps must be float32 or float64 values, neither rounded nor indices", got=timestep.dtype
         )
-    fits = [tuple(sample.shape[:2])] if per_token else [(), (1,), tuple(sample.shape[:1])]
+    batch = tuple(sample.shape[:1])
+    fits = [tuple(sample.shape[:2]), (*batch, 1)] if per_token else [(), (1,), batch]
     if tuple(timestep.shape) not in fits or (per_token and sample.ndim != 3):
         raise InputError(
             "the timesteps don't fit the sample",
