@@ -6,7 +6,6 @@ Usage: check_video.py FILE COLOR SHAPE MOTION
 import sys
 
 from ltx_diffusers.data.video import read_video
-
 from ltx_diffusers.evaluation.judge import ShapesJudge
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..hub.inspection import Component, ModelInfo
+    from ..hub.inspection import ModelInfo
 
 
 def command(
@@ -32,22 +32,26 @@ def _print_table(info: ModelInfo) -> None:
     from rich.table import Table
 
     saved_by = f", saved by diffusers {info.version}" if info.version else ""
-    title = f"{info.source}: {info.pipeline or 'a single component'}{saved_by}"
-    table = Table("component", "class", "parameters", "dtype", "size", "settings", title=escape(title))
+    table = Table("component", "class", "parameters", "dtype", "size")
     for component in info.components:
         table.add_row(
             component.name,
-            ".".join(part for part in (component.library, component.class_name) if part),
+            f"{component.library}.{component.class_name}" if component.library else component.class_name,
             "" if component.parameters is None else f"{component.parameters / 1e6:,.2f} M",
             ", ".join(component.dtypes),
             f"{component.bytes / 1e6:,.1f} MB" if component.bytes else "",
-            escape(_settings(component)),
         )
     table.add_section()
     size = sum(component.bytes for component in info.components)
-    table.add_row("all", "", f"{info.parameters / 1e6:,.2f} M", "", f"{size / 1e6:,.1f} MB", "")
-    Console().print(table)
+    table.add_row("all", "", f"{info.parameters / 1e6:,.2f} M", "", f"{size / 1e6:,.1f} MB")
 
-
-def _settings(component: Component) -> str:
-    return "\n".join(f"{name} = {json.dumps(value)}" for name, value in component.settings.items())
+    settings = Table(box=None, show_header=False)
+    for component in info.components:
+        for number, (name, value) in enumerate(component.settings.items()):
+            settings.add_row(component.name if number == 0 else "", name, escape(json.dumps(value)))
+    console = Console()
+    console.print(
+        escape(f"{info.source}: {info.pipeline or 'a single component'}{saved_by}"), highlight=False
+    )
+    console.print(table)
+    console.print(settings)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import InputError
-from .sources import COMPONENT_FILE, PIPELINE_FILE, find_model, unknown_repository
+from .sources import COMPONENT_FILE, PIPELINE_FILE, find_model, unknown_repository, unreachable_repository
 
 _CONFIG_FILES = (COMPONENT_FILE, "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
 # The latents' statistics are stored among the weights but aren't learned.
@@ -221,10 +221,7 @@ def _inspect_repository(repository: str) -> ModelInfo:
         try:
             cached = Path(snapshot_download(repository, local_files_only=True))
         except OSError:
-            raise InputError(
-                f"the Hub can't be reached and {repository} is not in the local cache",
-                got=f"{type(problem).__name__}: {problem}",
-            ) from None
+            raise unreachable_repository(repository, problem) from None
         return _inspect(FolderFiles(cached), repository, name)
 
 

@@ -72,6 +72,16 @@ def unknown_repository(repository: str) -> UnknownNameError:
     )
 
 
+def unreachable_repository(repository: str, problem: Exception) -> InputError:
+    """The error for a repository that is neither in the local cache nor to be had now, with near names."""
+    hint = _hint(repository, [])
+    return InputError(
+        f"the Hub can't be reached and {repository} is not in the local cache",
+        got=type(problem).__name__,
+        fix=hint if hint and repository not in KNOWN_REPOSITORIES else "check the network, or give a folder",
+    )
+
+
 def _models_in(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
