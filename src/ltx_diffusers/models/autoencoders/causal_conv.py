@@ -8,6 +8,7 @@ Padding in space is zeros.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -38,7 +39,21 @@ class CausalConv3d(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Convolve `hidden` (B, C, F, H, W); stride 1 keeps F, H and W, stride 2 halves them, rounded up."""
+        # Half precision would round the summed kernel, so that an image and a video's first frame differed.
+        if (
+            hidden.shape[2] == 1
+            and self.time_kernel > 1
+            and hidden.dtype.itemsize >= 4
+            and _is_plain(self.conv)
+        ):
+            return self._convolve_frame(hidden)
         return self.conv(self._pad_time(hidden))
+
+    def _convolve_frame(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Convolve a single frame: all its padding is the frame itself, so the kernel can be summed over time."""
+        conv = self.conv
+        weight = conv.weight.sum(dim=2)
+        return F.conv2d(hidden[:, :, 0], weight, conv.bias, conv.stride[1:], conv.padding[1:]).unsqueeze(2)
 
     def _pad_time(self, hidden: torch.Tensor) -> torch.Tensor:
         copies = self.time_kernel - 1
@@ -49,3 +64,12 @@ class CausalConv3d(nn.Module):
             return torch.cat([first] * copies + [hidden], dim=2)
         last = hidden[:, :, -1:]
         return torch.cat([first] * (copies // 2) + [hidden] + [last] * (copies // 2), dim=2)
+
+
+def _is_plain(conv: nn.Conv3d) -> bool:
+    """Whether calling `conv` does nothing but convolve with its weights.
+
+    Offloading, layerwise casting, adapters and parametrisations replace the module, its `forward`, or add hooks.
+    """
+    hooks = (conv._forward_pre_hooks, conv._forward_hooks, conv._backward_pre_hooks, conv._backward_hooks)
+    return type(conv) is nn.Conv3d and "forward" not in vars(conv) and not any(hooks)
