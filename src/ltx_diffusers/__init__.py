@@ -1,3 +1,53 @@
-"""The whole LTX-Video stack as one library in the style of Diffusers."""
+"""The whole LTX-Video stack as one library in the style of Diffusers.
+
+Importing this package is light: torch and Diffusers are imported when a class is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AutoencoderKLLTX": "ltx_diffusers.models.autoencoders.autoencoder_kl_ltx",
+    "LTXFlowMatchScheduler": "ltx_diffusers.schedulers.flow_match",
+    "LTXImageToVideoPipeline": "ltx_diffusers.pipelines.pipeline_ltx_image2video",
+    "LTXPipeline": "ltx_diffusers.pipelines.pipeline_ltx",
+    "LTXTransformer3DModel": "ltx_diffusers.models.transformers.transformer_ltx",
+    # Diffusers' loader looks these up on the package of every component that it loads.
+    "DiffusionPipeline": "diffusers.pipelines.pipeline_utils",
+    "ModelMixin": "diffusers.models.modeling_utils",
+    "SchedulerMixin": "diffusers.schedulers.scheduling_utils",
+}
+"""Public names and the modules that they come from."""
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin as ModelMixin
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline as DiffusionPipeline
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin as SchedulerMixin
+
+    from .models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX as AutoencoderKLLTX
+    from .models.transformers.transformer_ltx import LTXTransformer3DModel as LTXTransformer3DModel
+    from .pipelines.pipeline_ltx import LTXPipeline as LTXPipeline
+    from .pipelines.pipeline_ltx_image2video import LTXImageToVideoPipeline as LTXImageToVideoPipeline
+    from .schedulers.flow_match import LTXFlowMatchScheduler as LTXFlowMatchScheduler
+
+
+def __getattr__(name: str) -> object:
+    """Import a public class when it is first used, and tell Diffusers about our classes before that."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .integration import register
+
+    register()
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -12,9 +12,9 @@ from .attention_ltx import LTXAttention
 class LTXTransformerBlock(nn.Module):
     """Self-attention, cross-attention to the text and feed-forward.
 
-    The timestep modulates the first and the last by adaLN-single (PixArt-alpha, section 2.3): the model computes
-    six vectors from the timestep once, and each block adds its own table to them. Cross-attention is neither
-    normalised nor modulated.
+    The timestep modulates the first and the last by adaLN-single (PixArt-alpha, section 2.3): the model
+    computes six vectors from the timestep once, and each block adds its own table to them. Cross-attention is
+    neither normalised nor modulated.
 
     Args:
         dim: Width C of the tokens.

@@ -1,9 +1,9 @@
 """Context parallelism: how the sequences of the transformer are shared out over processes.
 
 Diffusers' plan names modules and splits what goes in or comes out of them. It can only tell tensors apart by
-their number of dimensions, which isn't enough here: per-token timesteps (B, L) must be split, per-sample ones,
-(B,) or (B, 1), must not, and an optional input that isn't given would be an error. So inputs that are split
-only sometimes pass through a `SplitPoint`, which the model calls exactly when they are to be split.
+their number of dimensions, which isn't enough here: per-token timesteps (B, L) must be split, per-sample
+ones, (B,) or (B, 1), must not, and an optional input that isn't given would be an error. So inputs that are
+split only sometimes pass through a `SplitPoint`, which the model calls exactly when they are to be split.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The LTX-Video transformer (paper section 2.2), with the weights of Diffusers' `LTXVideoTransformer3DModel`."""
+"""The LTX-Video transformer (paper section 2.2), with the state-dict keys of Diffusers' class."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class LTXTransformer3DModel(
     """Predicts the velocity of noised latents from text, noise level, time and place.
 
     State-dict keys and the first fifteen settings are those of Diffusers' `LTXVideoTransformer3DModel`: each
-    class loads what the other saved. Timesteps are per sample or per token, so that conditioning tokens can be
-    cleaner than the rest.
+    class loads what the other saved. Timesteps are per sample or per token, so that conditioning tokens can
+    be cleaner than the rest.
 
     Args:
         in_channels: Channels of a token that goes in.
@@ -170,16 +170,16 @@ class LTXTransformer3DModel(
 
         Where the tokens are is told in one of three ways: `video_coords`, which wins; or the token grid
         (`num_frames`, `height`, `width`) with `frame_rate`; or the grid with `rope_interpolation_scale`, the
-        call of Diffusers' pipelines. The last two follow `causal_temporal_positioning`, which Diffusers' model
-        can't; in the last, frames per latent frame are taken to be `temporal_compression_ratio`.
+        call of Diffusers' pipelines. The last two follow `causal_temporal_positioning`, which Diffusers'
+        model can't; in the last, frames per latent frame are taken to be `temporal_compression_ratio`.
 
         Args:
             hidden_states: Tokens (B, L, in_channels).
             encoder_hidden_states: Text features (B, S, caption_channels).
             timestep: Noise level times 1000, in [0, 1000]: one per sample, (B,) or (B, 1), or one per token
                 (B, L).
-            encoder_attention_mask: Which text tokens count: (B, S), 1 or True for those that do; or an additive
-                bias (B, 1, S). None if all do, which saves work.
+            encoder_attention_mask: Which text tokens count: (B, S), 1 or True for those that do; or an
+                additive bias (B, 1, S). None if all do, which saves work.
             num_frames: Tokens in time (latent frames).
             height: Tokens in height (latent rows).
             width: Tokens in width (latent columns).
