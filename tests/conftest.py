@@ -25,3 +25,10 @@ def seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Lets CI insist that an installed plugin is really among what the registry tests cover."""
+    parser.addoption(
+        "--require-plugin", action="append", default=[], help="distribution whose entries must be tested"
+    )

@@ -1,0 +1,313 @@
+"""Contracts of everything registered, built-in or plugin: one test per kind and rule, run over all names.
+
+A plugin's entries are covered as soon as its package is installed: `pytest tests/test_registries.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ltx_diffusers.denoising.state import TokenState, from_noise
+from ltx_diffusers.functional.coordinates import video_coordinates
+from ltx_diffusers.geometry import LTX_RATIOS, VideoSize
+from ltx_diffusers.objectives.flow_matching import FlowPass
+from ltx_diffusers.objectives.vae import VAEPass
+from ltx_diffusers.plugins import load_plugins, registered_entries, registries
+
+load_plugins()
+REGISTRIES = registries()
+SIZE = VideoSize(3, 2, 4)  # latent frames, rows, columns
+CHANNELS = 6
+
+
+def over(kind: str):
+    """Parametrises a test with everything registered as this kind."""
+    registry = REGISTRIES[kind]
+    return pytest.mark.parametrize(
+        "entry", [pytest.param(registry.get(name), id=name) for name in registry.list()]
+    )
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# everything
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_no_registry_is_empty(kind: str) -> None:
+    assert REGISTRIES[kind].list()
+
+
+@pytest.mark.parametrize("entry", registered_entries(), ids=lambda entry: f"{entry.registry}:{entry.name}")
+def test_every_entry_says_what_it_is(entry) -> None:
+    assert entry.summary.endswith((".", ":", ";")) or len(entry.summary) > 20
+    assert entry.origin
+    assert entry.name == entry.name.lower().replace(" ", "-").replace("_", "-")
+
+
+def test_required_plugins_are_covered(request: pytest.FixtureRequest) -> None:
+    """With --require-plugin NAME, that distribution's entries must be among those tested."""
+    required = set(request.config.getoption("--require-plugin"))
+    assert required <= {entry.origin for entry in registered_entries()}
+    assert not [plugin for plugin in load_plugins() if plugin.error]
+
+
+# conditions
+
+
+def noise_state(batch: int = 2) -> TokenState:
+    noise = torch.randn(batch, CHANNELS, *SIZE, generator=seeded(1))
+    coords = video_coordinates(SIZE, batch_size=batch, frame_rate=8.0, ratios=LTX_RATIOS, causal=True)
+    return from_noise(noise, coords)
+
+
+def build_condition(entry, batch: int = 2):
+    latents = torch.randn(batch, CHANNELS, 1, SIZE.height, SIZE.width, generator=seeded(2))
+    return entry(latents=latents, strength=0.75)
+
+
+@over("conditions")
+def test_a_condition_keeps_the_state_consistent(entry) -> None:
+    before = noise_state()
+    after = build_condition(entry).apply_to(before)
+
+    batch, length, channels = after.tokens.shape
+    assert (batch, channels) == (2, CHANNELS)
+    assert after.size == before.size
+    assert length == after.num_target + after.num_extra
+    assert after.strength.shape == (batch, length)
+    assert after.clean.shape == (batch, length, channels)
+    assert after.coords.shape == (batch, 3, length)
+    assert ((after.strength >= 0) & (after.strength <= 1)).all()
+    assert after.is_conditioned
+    # The noise of the target is left alone, and so are the tokens' places.
+    assert torch.equal(after.tokens[:, : before.num_target], before.tokens)
+    assert torch.equal(after.coords[:, :, : before.num_target], before.coords)
+
+
+@over("conditions")
+def test_a_condition_gives_latents_only_where_it_has_strength(entry) -> None:
+    before = noise_state()
+    after = build_condition(entry).apply_to(before)
+    free = after.strength[:, : before.num_target] == 0
+    assert torch.equal(after.clean[:, : before.num_target][free], before.clean[free])
+
+
+@over("conditions")
+def test_a_condition_does_not_change_the_state_it_is_given(entry) -> None:
+    state = noise_state()
+    before = {field.name: getattr(state, field.name) for field in fields(state)}
+    copies = {name: value.clone() for name, value in before.items() if isinstance(value, Tensor)}
+    build_condition(entry).apply_to(state)
+    assert all(torch.equal(before[name], copy) for name, copy in copies.items())
+
+
+@over("conditions")
+def test_a_condition_treats_a_batch_as_single_videos(entry) -> None:
+    together = build_condition(entry).apply_to(noise_state())
+    batch, condition = noise_state(), build_condition(entry)
+    for row in range(2):
+        rows = slice(row, row + 1)
+        tensors = {name: getattr(batch, name)[rows] for name in ("tokens", "strength", "clean", "coords")}
+        alone = replace(condition, latents=condition.latents[rows]).apply_to(replace(batch, **tensors))
+        for name in tensors:
+            assert torch.equal(getattr(together, name)[rows], getattr(alone, name))
+
+
+# guidances
+
+
+def predictions_for(guidance, batch: int = 2) -> list[Tensor]:
+    generator = seeded(3)
+    return [torch.randn(batch, 5, CHANNELS, generator=generator) for _ in guidance.passes]
+
+
+@over("guidances")
+def test_guidance_names_its_passes(entry) -> None:
+    passes = entry().passes
+    assert isinstance(passes, tuple)
+    assert "positive" in passes
+    assert len(set(passes)) == len(passes)
+
+
+@over("guidances")
+def test_guidance_leaves_agreeing_predictions_alone(entry) -> None:
+    guidance = entry()
+    same = torch.randn(2, 5, CHANNELS, generator=seeded(4))
+    torch.testing.assert_close(guidance.combine([same] * len(guidance.passes)), same)
+
+
+@over("guidances")
+def test_guidance_treats_a_batch_as_single_videos(entry) -> None:
+    guidance = entry()
+    predictions = predictions_for(guidance)
+    together = guidance.combine(predictions)
+    assert together.shape == predictions[0].shape
+    for row in range(2):
+        alone = guidance.combine([prediction[row : row + 1] for prediction in predictions])
+        torch.testing.assert_close(together[row : row + 1], alone)
+
+
+# timestep densities
+
+
+@over("timestep_densities")
+@pytest.mark.parametrize("num_tokens", [1, 1024, 20_000])
+def test_a_density_stays_between_0_and_1(entry, num_tokens: int) -> None:
+    sigmas = entry().sample(4096, num_tokens=num_tokens, generator=seeded(5))
+    assert sigmas.shape == (4096,)
+    assert sigmas.dtype == torch.float32
+    assert ((sigmas > 0) & (sigmas < 1)).all()
+    assert sigmas.std() > 0.01
+
+
+@over("timestep_densities")
+@pytest.mark.parametrize("stratified", [False, True])
+def test_a_density_takes_all_randomness_from_its_generator(entry, stratified: bool) -> None:
+    def draw(seed: int) -> Tensor:
+        return entry().sample(16, num_tokens=256, generator=seeded(seed), stratified=stratified)
+
+    state = torch.get_rng_state()
+    first = draw(6)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(1)
+    assert torch.equal(draw(6), first)
+    assert not torch.equal(draw(7), first)
+
+
+@over("timestep_densities")
+def test_stratified_draws_spread_evenly(entry) -> None:
+    """The mean of stratified draws scatters far less than that of independent ones, around the same value."""
+
+    def means(stratified: bool) -> Tensor:
+        draws = [
+            entry().sample(64, num_tokens=256, generator=seeded(seed), stratified=stratified)
+            for seed in range(50)
+        ]
+        return torch.stack(draws).mean(1)
+
+    independent, even = means(False), means(True)
+    assert even.std() < independent.std() / 2
+    assert abs(even.mean() - independent.mean()) < 4 * independent.std() / 50**0.5
+
+
+@over("timestep_densities")
+def test_a_density_takes_one_token_count_per_sample(entry) -> None:
+    counts = torch.tensor([64, 1024, 64, 1024])
+    sigmas = entry().sample(4, num_tokens=counts, generator=seeded(8))
+    assert torch.equal(sigmas[0], entry().sample(4, num_tokens=64, generator=seeded(8))[0])
+    assert torch.equal(sigmas[1], entry().sample(4, num_tokens=1024, generator=seeded(8))[1])
+
+
+# schedules
+
+
+@over("schedules")
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 8, 40])
+def test_a_schedule_falls_strictly_from_1(entry, num_steps: int) -> None:
+    sigmas = entry(num_steps)
+    assert sigmas.shape == (num_steps,)
+    assert sigmas.dtype == torch.float64
+    assert sigmas[0] == 1
+    assert (sigmas.diff() < 0).all()
+    assert sigmas[-1] > 0
+
+
+# objectives
+
+PASSES = (VAEPass, FlowPass)
+
+
+def build_pass(kind: type, batch: int = 3):
+    """A random record of one training pass; what a model made requires gradients."""
+
+    def noise(seed: int, *shape: int) -> Tensor:
+        return torch.randn(batch, *shape, generator=seeded(seed))
+
+    if kind is VAEPass:
+        return VAEPass(
+            video=noise(1, 3, 9, 32, 32).clamp(-1, 1),
+            reconstruction=noise(2, 3, 9, 32, 32).requires_grad_(),
+            mean=noise(3, CHANNELS, 2, 1, 1).requires_grad_(),
+            logvar=noise(4, CHANNELS, 2, 1, 1).requires_grad_(),
+        )
+    return FlowPass(
+        prediction=noise(5, 7, CHANNELS).requires_grad_(),
+        target=noise(6, 7, CHANNELS),
+        mask=(noise(7, 7) > -1).float(),
+    )
+
+
+def tensors_of(record) -> dict[str, Tensor]:
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+@over("objectives")
+def test_an_objective_gives_one_loss_per_sample(entry) -> None:
+    assert entry.inputs in PASSES
+    record = build_pass(entry.inputs)
+    losses = entry()(record)
+    assert losses.shape == (3,)
+    assert losses.isfinite().all()
+    assert (losses >= 0).all()
+
+
+@over("objectives")
+def test_an_objective_treats_a_batch_as_single_samples(entry) -> None:
+    record = build_pass(entry.inputs)
+    losses = entry()(record)
+    for row in range(3):
+        alone = replace(record, **{name: value[row : row + 1] for name, value in tensors_of(record).items()})
+        torch.testing.assert_close(entry()(alone), losses[row : row + 1])
+
+
+@over("objectives")
+def test_an_objective_teaches_something(entry) -> None:
+    record = build_pass(entry.inputs)
+    entry()(record).sum().backward()
+    gradients = [value.grad for value in tensors_of(record).values() if value.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+# autoencoders, data readers, measures
+
+
+@over("autoencoders")
+def test_an_autoencoder_can_be_called_with_a_config(entry) -> None:
+    inspect.signature(entry)
+    assert callable(entry)
+
+
+@over("data_readers")
+def test_a_data_reader_gives_the_same_clip_for_the_same_number(entry) -> None:
+    reader, again = entry(), entry()
+    first = reader[3]
+    frames = first.frames
+    assert frames.ndim == 4
+    assert frames.shape[-1] == 3
+    assert frames.dtype == np.float32
+    assert 0 <= frames.min() <= frames.max() <= 1
+    assert first.caption
+    np.testing.assert_array_equal(again[3].frames, frames)
+    assert again[3].caption == first.caption
+
+
+@over("measures")
+def test_a_measure_is_one_number_per_frame_or_video(entry) -> None:
+    video = torch.rand(4, 16, 16, 3, generator=seeded(9)).numpy()
+    noisy = (video + 0.1 * torch.rand(4, 16, 16, 3, generator=seeded(10)).numpy()).clip(0, 1)
+    value = np.asarray(entry(video, noisy))
+    assert value.shape in ((), (4,))
+    assert np.isfinite(value).all()
+    assert np.asarray(entry(video, video)).mean() != value.mean()
