@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import groupby
+from operator import attrgetter
 from typing import Annotated
 
 import typer
@@ -13,6 +15,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List everything registered (conditions, schedules, objectives, ...) with the package it comes from."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -28,14 +31,13 @@ def command(
         typer.echo(json.dumps(listing, indent=2))
         return
 
-    table = Table("registry", "name", "from", "what it is")
-    previous = None
-    for entry in entries:
-        if previous not in (None, entry.registry):
-            table.add_section()
-        shown = entry.registry if entry.registry != previous else ""
-        table.add_row(shown, entry.name, entry.origin, escape(entry.summary))
-        previous = entry.registry
+    table = Table("name", "from", "what it is", box=SIMPLE_HEAD)
+    for column in table.columns[:2]:
+        column.no_wrap = True
+    for registry, group in groupby(entries, key=attrgetter("registry")):
+        table.add_row(f"[bold]{registry}[/bold]")
+        for entry in group:
+            table.add_row(f"  {entry.name}", entry.origin, escape(entry.summary))
     console = Console()
     console.print(table)
     for plugin in plugins:
