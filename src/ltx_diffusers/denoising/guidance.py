@@ -47,8 +47,9 @@ class ClassifierFreeGuidance:
     """Classifier-free guidance, negative + scale (positive - negative) (arXiv 2207.12598), with rescale.
 
     Rescale (arXiv 2305.08891, equations 15 and 16) brings the standard deviation of the result back to
-    that of the positive prediction: 0 is off, 1 is full. The official pipeline's files use 1 for "off"; convert them.
-    The deviation is taken per sample over all tokens and channels, so a batch gives what single calls give.
+    that of the positive prediction: 0 is off, 1 is full. The official pipeline's files use 1 for "off";
+    convert them. The deviation is taken per sample over all tokens and channels, so that a batch gives what
+    single calls give.
 
     Attributes:
         scale: w >= 0. At 1 or below no negative pass is run, as in Diffusers.

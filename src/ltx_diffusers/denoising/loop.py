@@ -23,8 +23,7 @@ def denoise(
     *,
     generator: Generators = None,
     on_step_end: StepEnd | None = None,
-    interrupted: Callable[[], bool] | None = None,
-    on_progress: Callable[[], None] | None = None,
+    before_step: Callable[[int, Tensor], bool] | None = None,
 ) -> TokenState:
     """Take a state from noise to latents along the scheduler's noise levels.
 
@@ -40,8 +39,8 @@ def denoise(
         scheduler: Holds `timesteps` in [0, 1000] after its `set_timesteps`.
         generator: Source of the noise of stochastic steps, one, or a list with one per sample.
         on_step_end: Called after each step with its index, timestep and state; returns the next state.
-        interrupted: Asked before each step; once true, no further step is taken.
-        on_progress: Called after each step.
+        before_step: Called before each step with its index and timestep; returns whether to take it. After the
+            first False no further step is taken.
 
     Returns:
         The state after the last step taken.
@@ -49,7 +48,7 @@ def denoise(
     conditioned = state.is_conditioned
     scale = scheduler.config.num_train_timesteps
     for index, timestep in enumerate(scheduler.timesteps):
-        if interrupted is not None and interrupted():
+        if before_step is not None and not before_step(index, timestep):
             break
         sigma = timestep / scale
         if conditioned:
@@ -63,6 +62,4 @@ def denoise(
         state = replace(state, tokens=tokens)
         if on_step_end is not None:
             state = on_step_end(index, timestep, state)
-        if on_progress is not None:
-            on_progress()
     return state

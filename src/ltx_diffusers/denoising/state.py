@@ -136,6 +136,11 @@ def target_tokens(state: TokenState) -> Tensor:
     return state.tokens[:, : state.num_target]
 
 
+def with_target_tokens(state: TokenState, tokens: Tensor) -> TokenState:
+    """The state with other tokens for the video itself (B, F*H*W, C); the extra ones stay."""
+    return replace(state, tokens=torch.cat([tokens, state.tokens[:, state.num_target :]], dim=1))
+
+
 def target_latents(state: TokenState) -> Tensor:
     """The latents of the video itself (B, C, F, H, W), normalised."""
     return unpack_latents(target_tokens(state), *state.size)

@@ -1,0 +1,1 @@
+"""Pipelines: text and images to video, in the style of Diffusers."""

@@ -1,0 +1,381 @@
+"""What the pipelines share: components, loading, and the course of a call.
+
+A pipeline adds to it its call's signature and the conditions that it builds from its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXVideoTransformer3DModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.loaders import LTXVideoLoraLoaderMixin
+from diffusers.pipelines.ltx.pipeline_output import LTXPipelineOutput
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..denoising.conditions import Condition
+from ..denoising.guidance import ClassifierFreeGuidance
+from ..denoising.loop import StepEnd, denoise
+from ..denoising.state import (
+    TokenState,
+    at_noise_level,
+    from_noise,
+    target_latents,
+    target_tokens,
+    with_target_tokens,
+)
+from ..denoising.velocity import GuidedVelocity, TextFeatures
+from ..errors import InputError
+from ..functional.coordinates import video_coordinates
+from ..functional.latents import unpack_latents
+from ..geometry import CompressionRatios, VideoSize
+from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+from ..models.transformers.transformer_ltx import LTXTransformer3DModel
+from ..schedulers.flow_match import LTXFlowMatchScheduler
+from .decoding import decode_latents, to_output
+from .release import check_layout, is_causal, own_classes, read_config, state_settings
+from .request import Request, check_request, per_video, with_defaults
+from .schedule import set_schedule
+from .text import encode_texts, repeat_features
+
+
+class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
+    """Components and steps of all LTX-Video pipelines.
+
+    Args:
+        scheduler: Ours, or a flow-matching Euler scheduler of Diffusers'.
+        vae: Ours or Diffusers'.
+        text_encoder: T5 encoder, or None if prompts are given as features only.
+        tokenizer: Its tokenizer, or None.
+        transformer: Ours or Diffusers'.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer"]
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+
+    # from_pipe reads these annotations at run time and drops components of other types.
+    def __init__(
+        self,
+        scheduler: LTXFlowMatchScheduler | FlowMatchEulerDiscreteScheduler,
+        vae: AutoencoderKLLTX | AutoencoderKLLTXVideo,
+        text_encoder: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        transformer: LTXTransformer3DModel | LTXVideoTransformer3DModel,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            scheduler=scheduler,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            transformer=transformer,
+        )
+        self._guidance_scale = 1.0
+        self._guidance_rescale = 0.0
+        self._attention_kwargs: dict[str, Any] | None = None
+        self._num_timesteps = 0
+        self._current_timestep: Tensor | None = None
+        self._interrupt = False
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        causal_temporal_positioning: bool | None = None,
+        schedule: str | None = None,
+        **kwargs: Any,
+    ) -> LTXPipelineBase:
+        """Load a pipeline, ours or one in Diffusers' LTX layout, with our classes for its parts.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or the name of a repository on the Hub.
+            causal_temporal_positioning: Whether time coordinates are causal (0.9.5 and later). None: as the
+                transformer's config states, or else as follows from the kind of VAE, with a warning.
+            schedule: Name of the sampling schedule. None: as the scheduler's config states; where it is one of
+                Diffusers' that states none, as follows from the kind of VAE, with a warning.
+            **kwargs: As `DiffusionPipeline.from_pretrained` takes them: `torch_dtype`, `variant`, `revision`,
+                `token`, `cache_dir`, `local_files_only`, `quantization_config`, `device_map`, components.
+
+        Raises:
+            InputError: If it isn't an LTX-Video pipeline.
+        """
+        source = str(pretrained_model_name_or_path)
+        folder = Path(source) if Path(source).is_dir() else Path(cls.download(source, **kwargs))
+        passed = [name for name in kwargs if name in cls.__init__.__annotations__]
+        check_layout(read_config(folder, cls.config_name), passed, source)
+        pipeline = super().from_pretrained(str(folder), **kwargs)
+        pipeline.register_to_config(_name_or_path=source)
+        state_settings(pipeline, folder, passed, causal_temporal_positioning, schedule)
+        return pipeline
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """A saved pipeline's index, with our classes in place of Diffusers'; they are then loaded by it."""
+        config = super().load_config(*args, **kwargs)
+        return own_classes(config) if isinstance(config, dict) else config
+
+    @property
+    def ratios(self) -> CompressionRatios:
+        """Frames, rows and columns of pixels for one latent."""
+        side = self.vae.spatial_compression_ratio
+        return CompressionRatios(self.vae.temporal_compression_ratio, side, side)
+
+    @property
+    def guidance_scale(self) -> float:
+        """Guidance scale of the current call."""
+        return self._guidance_scale
+
+    @property
+    def guidance_rescale(self) -> float:
+        """Guidance rescale of the current call, 0 (off) to 1 (full)."""
+        return self._guidance_rescale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the current call runs a negative pass."""
+        return self._guidance_scale > 1
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the current call."""
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        """Timestep in [0, 1000] that the current call is at."""
+        return self._current_timestep
+
+    @property
+    def attention_kwargs(self) -> dict[str, Any] | None:
+        """What the current call passes on to the transformer."""
+        return self._attention_kwargs
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the current call takes no further step; a callback sets `pipe._interrupt = True`."""
+        return self._interrupt
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None,
+        negative_prompt: str | list[str] | None = None,
+        do_classifier_free_guidance: bool = True,
+        num_videos_per_prompt: int = 1,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        prompt_attention_mask: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
+        max_sequence_length: int = 256,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Features and masks of prompts, each repeated for its videos.
+
+        Args:
+            prompt: One or several texts; None if `prompt_embeds` is given.
+            negative_prompt: One text for all prompts, or one for each; "" if left out.
+            do_classifier_free_guidance: Whether to encode the negative prompt.
+            num_videos_per_prompt: How often each entry is repeated, in a row.
+            prompt_embeds: Features (B, T, D) in place of `prompt`.
+            negative_prompt_embeds: The same for the negative prompt.
+            prompt_attention_mask: (B, T), goes with `prompt_embeds`.
+            negative_prompt_attention_mask: (B, T), goes with `negative_prompt_embeds`.
+            max_sequence_length: Tokens T that texts are padded or cut to; the features given, if any, decide.
+            device: Where the features go; where the models run if None.
+            dtype: Their dtype; the transformer's if None.
+
+        Returns:
+            prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask; the
+            last two None without guidance.
+        """
+        device = device or self._execution_device
+        dtype = dtype or self.transformer.dtype
+        given = prompt_embeds if prompt_embeds is not None else negative_prompt_embeds
+        length = max_sequence_length if given is None else given.shape[1]
+
+        def features(
+            text: str | list[str], embeds: Tensor | None, mask: Tensor | None, count: int
+        ) -> TextFeatures:
+            if embeds is not None:
+                encoded = TextFeatures(embeds.to(device, dtype), mask.to(device))
+            else:
+                encoded = encode_texts(
+                    self.tokenizer,
+                    self.text_encoder,
+                    [text] * count if isinstance(text, str) else text,
+                    max_length=length,
+                    device=device,
+                    dtype=dtype,
+                )
+            return repeat_features(encoded, num_videos_per_prompt)
+
+        positive = features(prompt, prompt_embeds, prompt_attention_mask, 1)
+        if not do_classifier_free_guidance:
+            return positive.embeds, positive.mask, None, None
+        count = positive.embeds.shape[0] // num_videos_per_prompt
+        negative = features(
+            negative_prompt or "", negative_prompt_embeds, negative_prompt_attention_mask, count
+        )
+        return positive.embeds, positive.mask, negative.embeds, negative.mask
+
+    @torch.no_grad()
+    def _generate(self, request: Request) -> LTXPipelineOutput | tuple:
+        """The course of a call: check, texts, noise levels, tokens, loop, decode."""
+        request = self._prepared(request)
+        self._guidance_scale = request.guidance_scale
+        self._guidance_rescale = request.guidance_rescale
+        self._attention_kwargs = request.attention_kwargs
+        self._interrupt = False
+        self._current_timestep = None
+        device = self._execution_device
+        size = request.latent_size(self.ratios)
+
+        texts = self._texts(request, device)
+        set_schedule(
+            self.scheduler,
+            request,
+            num_tokens=size.frames * size.height * size.width,
+            vae_config=self.vae.config,
+            device=device,
+        )
+        self._num_timesteps = len(self.scheduler.timesteps)
+        state = self._initial_state(request, size, device)
+
+        velocity = GuidedVelocity(self.transformer, texts, self._guidance(), request.attention_kwargs)
+        with self.progress_bar(total=self._num_timesteps) as bar:
+            state = denoise(
+                state,
+                velocity,
+                self.scheduler,
+                generator=request.generator,
+                before_step=self._before_step,
+                on_step_end=self._step_end(request, velocity, bar.update),
+            )
+        frames = self._output(request, state)
+        self.maybe_free_model_hooks()
+        return LTXPipelineOutput(frames=frames) if request.return_dict else (frames,)
+
+    def _conditions(self, request: Request, latents: Tensor | None, device: torch.device) -> list[Condition]:
+        """The conditions of a call. `latents` (B, C, F, H, W) are those that the caller gave, if any."""
+        return []
+
+    def _check(self, request: Request) -> None:
+        """Check a call, its defaults filled in; raises InputError."""
+        config = self.transformer.config
+        if config.patch_size != 1 or config.patch_size_t != 1:
+            raise InputError(
+                "the pipelines need a transformer with one latent per token",
+                got=f"patch_size={config.patch_size}, patch_size_t={config.patch_size_t}",
+                expected="1 and 1",
+            )
+        check_request(
+            request,
+            ratios=self.ratios,
+            latent_channels=config.in_channels,
+            text_channels=config.get("caption_channels"),
+            has_text_encoder=self.text_encoder is not None and self.tokenizer is not None,
+            callback_tensors=self._callback_tensor_inputs,
+        )
+
+    def _prepared(self, request: Request) -> Request:
+        """The call with its defaults, checked."""
+        if isinstance(request.callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            names = request.callback_on_step_end.tensor_inputs
+            request = request.replaced(callback_on_step_end_tensor_inputs=names)
+        request = with_defaults(request, self.transformer.config, self.vae.config, self.scheduler.config)
+        self._check(request)
+        return request
+
+    def _guidance(self) -> ClassifierFreeGuidance:
+        return ClassifierFreeGuidance(self._guidance_scale, self._guidance_rescale)
+
+    def _texts(self, request: Request, device: torch.device) -> dict[str, TextFeatures]:
+        """Features by the names of the guidance's passes."""
+        embeds, mask, negative_embeds, negative_mask = self.encode_prompt(
+            request.prompt,
+            request.negative_prompt,
+            request.guided,
+            request.num_videos_per_prompt,
+            request.prompt_embeds,
+            request.negative_prompt_embeds,
+            request.prompt_attention_mask,
+            request.negative_prompt_attention_mask,
+            request.max_sequence_length,
+            device,
+        )
+        texts = {"positive": TextFeatures(embeds, mask)}
+        if request.guided:
+            texts["negative"] = TextFeatures(negative_embeds, negative_mask)
+        return texts
+
+    def _initial_state(self, request: Request, size: VideoSize, device: torch.device) -> TokenState:
+        """The tokens at sigma = 1, with the call's conditions in them."""
+        latents = None
+        if request.latents is not None:
+            latents = unpack_latents(request.latents.to(device, torch.float32), *size)
+        # The conditions draw first (a first frame is drawn from the VAE's distribution), as in Diffusers.
+        conditions = self._conditions(request, latents, device)
+        if latents is None:
+            shape = (request.num_videos, self.transformer.config.in_channels, *size)
+            latents = randn_tensor(shape, request.generator, device, torch.float32)
+        coords = video_coordinates(
+            size,
+            batch_size=request.num_videos,
+            frame_rate=request.frame_rate,
+            ratios=self.ratios,
+            causal=is_causal(self.transformer.config, self.vae.config),
+            device=device,
+        )
+        state = from_noise(latents, coords)
+        for condition in conditions:
+            state = condition.apply_to(state)
+        return at_noise_level(state, 1.0)
+
+    def _before_step(self, index: int, timestep: Tensor) -> bool:
+        if not self._interrupt:
+            self._current_timestep = timestep
+        return not self._interrupt
+
+    def _step_end(self, request: Request, velocity: GuidedVelocity, advance: Callable[[], Any]) -> StepEnd:
+        """What happens after each step: progress, and the caller's callback, which may change things."""
+
+        def step_end(index: int, timestep: Tensor, state: TokenState) -> TokenState:
+            advance()
+            if request.callback_on_step_end is None:
+                return state
+            passes = velocity.guidance.passes
+            tensors = {
+                "latents": target_tokens(state),
+                "prompt_embeds": torch.cat([velocity.texts[name].embeds for name in passes]),
+                "negative_prompt_embeds": getattr(velocity.texts.get("negative"), "embeds", None),
+            }
+            asked = {name: tensors[name] for name in request.callback_on_step_end_tensor_inputs}
+            changed = request.callback_on_step_end(self, index, timestep, asked) or {}
+            if "prompt_embeds" in changed:
+                parts = changed["prompt_embeds"].split(request.num_videos)
+                for name, embeds in zip(passes[-len(parts) :], parts, strict=True):
+                    velocity.texts[name] = TextFeatures(embeds, velocity.texts[name].mask)
+            velocity.guidance = self._guidance()
+            return with_target_tokens(state, changed["latents"]) if "latents" in changed else state
+
+        return step_end
+
+    def _output(self, request: Request, state: TokenState) -> Any:
+        if request.output_type == "latent":
+            return target_tokens(state)
+        video = decode_latents(
+            self.vae,
+            target_latents(state),
+            timestep=per_video(request, "decode_timestep"),
+            noise_scale=per_video(request, "decode_noise_scale"),
+            generator=request.generator,
+        )
+        return to_output(video, request.output_type)

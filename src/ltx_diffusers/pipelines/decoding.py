@@ -1,0 +1,71 @@
+"""From latents to the videos that a caller asked for."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+
+from ..functional.latents import denormalize_latents
+
+
+def decode_latents(
+    vae: Any,
+    latents: Tensor,
+    *,
+    timestep: list[float],
+    noise_scale: list[float],
+    generator: torch.Generator | list[torch.Generator] | None = None,
+) -> Tensor:
+    """Decode normalised latents.
+
+    A decoder with timestep conditioning takes out the last of the noise (paper, "denoising decoder"): noise is
+    mixed into the *normalised* latents, (1 - scale) z + scale e, as in the official pipeline. Diffusers' LTX
+    pipelines mix it in after de-normalising, where it lacks the channels' scale.
+
+    Args:
+        vae: Ours or Diffusers'.
+        latents: (B, C, F, H, W) float32, normalised.
+        timestep: Noise level that the decoder is told, one for each video; unused without conditioning.
+        noise_scale: Share of noise, one for each video; unused without conditioning.
+        generator: Source of the noise, one, or one for each video.
+
+    Returns:
+        Videos (B, 3, frames, height, width), about [-1, 1], in the VAE's dtype.
+    """
+    temb = None
+    if vae.config.timestep_conditioning:
+        temb = torch.tensor(timestep, device=latents.device, dtype=vae.dtype)
+        if any(noise_scale):
+            scale = torch.tensor(noise_scale, device=latents.device).view(-1, 1, 1, 1, 1)
+            noise = randn_tensor(latents.shape, generator, latents.device, latents.dtype)
+            latents = (1 - scale) * latents + scale * noise
+    latents = denormalize_latents(latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
+    # Some decoders inject noise (0.9.1); Diffusers' class can't be seeded there.
+    seeded = "generator" in inspect.signature(vae.decode).parameters
+    extra = {"generator": generator} if seeded else {}
+    return vae.decode(latents.to(vae.dtype), temb, return_dict=False, **extra)[0]
+
+
+def to_output(video: Tensor, output_type: str) -> Tensor | np.ndarray | list[list[Image.Image]]:
+    """Videos in the form asked for.
+
+    Args:
+        video: (B, 3, F, H, W), about [-1, 1].
+        output_type: "pt": tensor (B, F, 3, H, W) in [0, 1]; "np": float32 array (B, F, H, W, 3) in [0, 1];
+            "pil": a list of PIL images for each video. Images are quantised on the device, so that only
+            uint8 is copied from it.
+    """
+    frames = (video.permute(0, 2, 1, 3, 4) / 2 + 0.5).clamp(0, 1)
+    if output_type == "pt":
+        return frames
+    frames = frames.permute(0, 1, 3, 4, 2).float()
+    if output_type == "np":
+        return frames.cpu().numpy()
+    pixels = (frames * 255).round().to(torch.uint8).cpu().numpy()
+    return [[Image.fromarray(frame) for frame in clip] for clip in pixels]
