@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from ltx_diffusers.errors import InputError, UnknownNameError
 from ltx_diffusers.functional.sigmas import schedules, uniform
@@ -347,3 +348,18 @@ def test_saved_and_loaded_configs_are_equal(tmp_path):
                 assert other.config[key] == made.config[key], key
     changed = LTXFlowMatchScheduler.from_config(made.config, default_num_inference_steps=4)
     assert changed.config.default_num_inference_steps == 4 and changed.config.shifting == "sd3"
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_steps_never_wait_for_the_device(stochastic):
+    # Fake tensors have no values: whatever would copy one to the host raises.
+    made = scheduler(4, stochastic_sampling=stochastic)
+    with FakeTensorMode() as mode:
+        made.sigmas, made.timesteps = mode.from_tensor(made.sigmas), mode.from_tensor(made.timesteps)
+        x = torch.randn(2, 6, 4)
+        for t in made.timesteps.unbind():
+            x = made.step(x, t, x).prev_sample
+            x = made.step(x, t, x, per_token_timesteps=t.expand(2, 6)).prev_sample
+        made.add_noise(x, x, made.timesteps[:2])
+        with pytest.raises(DataDependentOutputException):
+            made.step_index  # noqa: B018

@@ -178,7 +178,8 @@ def next_sigmas(sigmas: Tensor, current: Tensor) -> Tensor:
     """
     rising = sigmas.flip(0)
     levels_below = torch.searchsorted(rising, (current - SIGMA_MARGIN).contiguous())
-    return rising[(levels_below - 1).clamp(min=0)]
+    # `take`, since indexing with a single tensor index would copy it to the host.
+    return rising.take((levels_below - 1).clamp(min=0))
 
 
 def check_count(what: str, count: int) -> None:
