@@ -80,6 +80,10 @@ class LTXTransformer3DModel(
             for callers: `forward` takes timesteps in [0, 1000].
         temporal_compression_ratio: Frames per latent frame, for computed coordinates.
         spatial_compression_ratio: Rows and columns of pixels per latent, for computed coordinates.
+        default_height: Height in pixels that pipelines generate unless told otherwise; None leaves it to them.
+        default_width: The same for the width in pixels.
+        default_num_frames: The same for the number of frames, 8k + 1.
+        default_frame_rate: The same for the frames per second.
 
     Raises:
         InputError: If the text width doesn't fit the heads, or a setting is of an unknown kind.
@@ -113,6 +117,10 @@ class LTXTransformer3DModel(
         timestep_scale_multiplier: float = 1000.0,
         temporal_compression_ratio: int = 8,
         spatial_compression_ratio: int = 32,
+        default_height: int | None = None,
+        default_width: int | None = None,
+        default_num_frames: int | None = None,
+        default_frame_rate: float | None = None,
     ) -> None:
         super().__init__()
         dim = num_attention_heads * attention_head_dim
