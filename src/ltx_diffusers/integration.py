@@ -4,11 +4,14 @@
   it the full module path would be written, and moving a file would break saved models.
 - `TransformerBlockRegistry`, `AttentionProcessorRegistry`: step caches and layer skipping know what a block and an
   attention processor return.
+- Annotations of Diffusers' LTX pipelines: their `from_pipe` takes over components of exactly the annotated types, so
+  it would drop ours.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import get_type_hints
 
 LIBRARY = "ltx_diffusers"
 
@@ -17,6 +20,15 @@ LOADABLE = {
     for base in ("ModelMixin", "SchedulerMixin", "DiffusionPipeline")
 }
 """Base classes, looked up on our package by the loader, and the methods that save and load them."""
+
+DIFFUSERS_PIPELINES = (
+    "LTXPipeline",
+    "LTXImageToVideoPipeline",
+    "LTXConditionPipeline",
+    "LTXI2VLongMultiPromptPipeline",
+    "LTXLatentUpsamplePipeline",
+)
+"""Diffusers' pipelines that our components can serve in."""
 
 
 @functools.cache
@@ -42,6 +54,25 @@ def register() -> None:
     AttentionProcessorRegistry.register(
         LTXAttnProcessor, AttentionProcessorMetadata(skip_processor_output_fn=_skipped_attention)
     )
+
+
+@functools.cache
+def register_pipelines() -> None:
+    """Let `from_pipe` of Diffusers' LTX pipelines take over our components. Called with our first pipeline.
+
+    Apart from `register`, because it imports those pipelines, and transformers with them.
+    """
+    from diffusers.pipelines import ltx
+
+    from .models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+    from .models.transformers.transformer_ltx import LTXTransformer3DModel
+
+    for name in DIFFUSERS_PIPELINES:
+        init = getattr(ltx, name).__init__
+        known = get_type_hints(init)
+        for component, own in (("transformer", LTXTransformer3DModel), ("vae", AutoencoderKLLTX)):
+            if component in known:
+                init.__annotations__[component] = known[component] | own
 
 
 def _skipped_attention(attn: object, hidden_states: object, *args: object, **kwargs: object) -> object:

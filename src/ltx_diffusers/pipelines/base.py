@@ -101,7 +101,7 @@ class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
                 transformer's config states, or else as follows from the kind of VAE, with a warning.
             schedule: Name of the sampling schedule. None: as the scheduler's config states; where it is one of
                 Diffusers' that states none, as follows from the kind of VAE, with a warning.
-            **kwargs: As `DiffusionPipeline.from_pretrained` takes them: `torch_dtype`, `variant`, `revision`,
+            **kwargs: As `DiffusionPipeline.from_pretrained` takes them: `dtype`, `variant`, `revision`,
                 `token`, `cache_dir`, `local_files_only`, `quantization_config`, `device_map`, components.
 
         Raises:

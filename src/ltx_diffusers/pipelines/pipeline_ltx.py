@@ -23,7 +23,7 @@ class LTXPipeline(LTXPipelineBase):
     video what it would get alone.
 
     Example:
-        >>> pipe = LTXPipeline.from_pretrained("Lightricks/LTX-Video", torch_dtype=torch.bfloat16).to("cuda")
+        >>> pipe = LTXPipeline.from_pretrained("Lightricks/LTX-Video", dtype=torch.bfloat16).to("cuda")
         >>> frames = pipe("a red kite over the sea", num_inference_steps=40).frames[0]
     """
 

@@ -22,7 +22,7 @@ class LTXImageToVideoPipeline(LTXPipelineBase):
     The call is that of Diffusers' `LTXImageToVideoPipeline`, with the differences that `LTXPipeline` lists.
 
     Example:
-        >>> pipe = LTXImageToVideoPipeline.from_pretrained("Lightricks/LTX-Video", torch_dtype=torch.bfloat16)
+        >>> pipe = LTXImageToVideoPipeline.from_pretrained("Lightricks/LTX-Video", dtype=torch.bfloat16)
         >>> frames = pipe(Image.open("kite.png"), "a red kite over the sea").frames[0]
     """
 
