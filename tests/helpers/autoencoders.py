@@ -48,10 +48,10 @@ def noise_levels(version: str, batch: int) -> torch.Tensor | None:
     return torch.linspace(0.02, 0.18, batch)
 
 
-def make_pointwise(model: nn.Module) -> None:
-    """Zero all taps of the convolutions but the one on the output's own position (of time stride 2: the last).
+def make_pointwise(model: nn.Module, others: float = 0.0) -> None:
+    """Multiply all taps of the convolutions but the one on the output's own position by `others`.
 
-    Each latent then depends on its own block of pixels only, and the other way round, so that tiling is exact.
+    At 0 each latent depends on its own block of pixels only, and the other way round, so that tiling is exact.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv3d) and module.kernel_size == (3, 3, 3):
@@ -59,7 +59,7 @@ def make_pointwise(model: nn.Module) -> None:
                 model.config.encoder_causal if name.startswith("encoder") else model.config.decoder_causal
             )
             own = module.weight.data[:, :, 2 if causal else 1, 1, 1].clone()
-            module.weight.data.zero_()
+            module.weight.data.mul_(others)
             module.weight.data[:, :, 2 if causal else 1, 1, 1] = own * 3
 
 

@@ -24,24 +24,18 @@ def merge_tiles(tiles: Sequence[torch.Tensor], overlap: int, dim: int) -> torch.
 
     Args:
         tiles: Tensors that differ at most in their size along `dim`, each larger than `overlap`.
-        overlap: Positions that neighbours share; 0 just concatenates.
+        overlap: Positions that neighbours share. More than half a tile is fine: then three or more overlap, and
+            each fades into what the tiles before it gave.
         dim: The dimension to join along.
 
     Returns:
         One tensor, `overlap * (len(tiles) - 1)` shorter along `dim` than all tiles together.
     """
-    if len(tiles) == 1:
-        return tiles[0]
-    if overlap == 0:
-        return torch.cat(list(tiles), dim=dim)
     pieces = []
-    start = 0
-    for i, tile in enumerate(tiles):
-        size = tile.shape[dim]
-        if i > 0:
-            end_of_last = tiles[i - 1].narrow(dim, tiles[i - 1].shape[dim] - overlap, overlap)
-            pieces.append(crossfade(end_of_last, tile.narrow(dim, 0, overlap), dim))
-        stop = size - overlap if i + 1 < len(tiles) else size
-        pieces.append(tile.narrow(dim, start, stop - start))
-        start = overlap
-    return torch.cat(pieces, dim=dim)
+    tail = tiles[0]
+    for tile in tiles[1:]:
+        size = tail.shape[dim]
+        pieces.append(tail.narrow(dim, 0, size - overlap))
+        faded = crossfade(tail.narrow(dim, size - overlap, overlap), tile.narrow(dim, 0, overlap), dim)
+        tail = torch.cat([faded, tile.narrow(dim, overlap, tile.shape[dim] - overlap)], dim=dim)
+    return torch.cat([*pieces, tail], dim=dim) if pieces else tail
