@@ -14,7 +14,9 @@ from ltx_diffusers.schedulers.foreign_configs import from_diffusers
 
 LATENT_CHANNELS = 8
 TEXT_CHANNELS = 16
-WORDS = "a red green blue circle square triangle moves left right up down on white black wall the".split()
+WORDS = """
+    a red green blue circle square triangle moves left right up down on white black wall the
+""".split()  # noqa: SIM905
 
 SHIFTED_SCHEDULER = {
     "use_dynamic_shifting": True,
