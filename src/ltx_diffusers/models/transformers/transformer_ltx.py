@@ -21,31 +21,13 @@ from torch import nn
 
 from ...errors import InputError
 from ...functional.coordinates import scaled_coordinates, video_coordinates
-from ...functional.rope import MAX_POSITION, rotary_embedding
+from ...functional.rope import rotary_embedding
 from ...geometry import CompressionRatios, VideoSize
 from .block_ltx import LTXTransformerBlock, modulate
-from .sharding import CONTEXT_PARALLEL_PLAN, SplitPoint
+from .sharding import CONTEXT_PARALLEL_PLAN, Shard
 
 MASKED_BIAS = -10000.0
 """Added to the attention scores of masked text tokens, as the released models were trained."""
-
-
-class LTXRotaryEmbedding(nn.Module):
-    """`rotary_embedding` as a module, so that context parallelism can split what it returns.
-
-    Args:
-        dim: Width of the tokens.
-        theta: Highest frequency.
-    """
-
-    def __init__(self, dim: int, theta: float = 10000.0) -> None:
-        super().__init__()
-        self.dim = dim
-        self.theta = theta
-
-    def forward(self, coords: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(cos, sin), each (B, L, dim) in fp32, of coordinates (B, 3, L)."""
-        return rotary_embedding(coords.float(), self.dim, self.theta, MAX_POSITION)
 
 
 class LTXTransformer3DModel(
@@ -131,11 +113,11 @@ class LTXTransformer3DModel(
                 expected=f"{num_attention_heads} heads x {attention_head_dim} = {dim}",
             )
 
+        self.inner_dim = dim
         self.proj_in = nn.Linear(in_channels, dim)
         self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
         self.time_embed = AdaLayerNormSingle(dim, use_additional_conditions=False)
         self.caption_projection = PixArtAlphaTextProjection(in_features=caption_channels, hidden_size=dim)
-        self.rope = LTXRotaryEmbedding(dim)
         self.transformer_blocks = nn.ModuleList(
             LTXTransformerBlock(
                 dim=dim,
@@ -154,8 +136,7 @@ class LTXTransformer3DModel(
         self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, out_channels or in_channels)
 
-        self.token_timesteps = SplitPoint()
-        self.text_mask = SplitPoint()
+        self.shard = Shard()
         self.gradient_checkpointing = False
 
     @apply_lora_scale("attention_kwargs")
@@ -207,25 +188,22 @@ class LTXTransformer3DModel(
         self._check_inputs(hidden_states, encoder_hidden_states)
         batch_size, num_tokens, _ = hidden_states.shape
         if video_coords is None:
+            size = VideoSize(num_frames, height, width)
             video_coords = self._coordinates(
-                VideoSize(num_frames, height, width),
-                frame_rate,
-                rope_interpolation_scale,
-                batch_size,
-                hidden_states.device,
+                size, frame_rate, rope_interpolation_scale, batch_size, hidden_states.device
             )
-        rotary = self.rope(video_coords)
-        if rotary[0].shape[1] != num_tokens or rotary[0].shape[0] not in (1, batch_size):
+        if video_coords.shape not in ((batch_size, 3, num_tokens), (1, 3, num_tokens)):
             raise InputError(
                 "the coordinates don't fit the tokens",
-                got=f"coordinates {tuple(video_coords.shape)} for tokens {tuple(hidden_states.shape)}",
-                expected="(B, 3, L) for (B, L, C)",
+                got=tuple(video_coords.shape),
+                expected=f"({batch_size}, 3, {num_tokens})",
             )
 
+        rotary = tuple(self.shard(x) for x in rotary_embedding(video_coords.float(), self.inner_dim))
         text_bias = self._text_bias(encoder_attention_mask, encoder_hidden_states)
-        encoder_hidden_states = self.caption_projection(encoder_hidden_states)
-        hidden_states = self.proj_in(hidden_states)
         modulation, embedded_timestep = self._embed_timesteps(timestep, hidden_states)
+        encoder_hidden_states = self.caption_projection(self.shard(encoder_hidden_states))
+        hidden_states = self.proj_in(self.shard(hidden_states))
 
         for block in self.transformer_blocks:
             inputs = (hidden_states, encoder_hidden_states, modulation, rotary, text_bias)
@@ -313,15 +291,14 @@ class LTXTransformer3DModel(
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors for the blocks (B, T, 6 C) and for the output (B, T, C), with T = 1 or L."""
         batch_size, num_tokens, _ = hidden_states.shape
-        if timestep.ndim == 2 and timestep.shape[1] != 1:
-            timestep = self.token_timesteps(timestep)
-        per_sample = timestep.shape in ((batch_size,), (batch_size, 1))
-        if not per_sample and timestep.shape != (batch_size, num_tokens):
-            raise InputError(
-                "timesteps must be one per sample or one per token",
-                got=tuple(timestep.shape),
-                expected=f"({batch_size},), ({batch_size}, 1) or ({batch_size}, {num_tokens})",
-            )
+        if timestep.shape not in ((batch_size,), (batch_size, 1)):
+            if timestep.shape != (batch_size, num_tokens):
+                raise InputError(
+                    "timesteps must be one per sample or one per token",
+                    got=tuple(timestep.shape),
+                    expected=f"({batch_size},), ({batch_size}, 1) or ({batch_size}, {num_tokens})",
+                )
+            timestep = self.shard(timestep)
         modulation, embedded = self.time_embed(timestep.flatten(), hidden_dtype=hidden_states.dtype)
         return modulation.unflatten(0, (batch_size, -1)), embedded.unflatten(0, (batch_size, -1))
 
@@ -329,14 +306,16 @@ class LTXTransformer3DModel(
         """A mask (B, S) as an additive bias (B, 1, S); a bias as it is."""
         if mask is None:
             return None
-        mask = self.text_mask(mask)
         batch_size, length, _ = text.shape
         if mask.shape == (batch_size, length):
-            return ((1 - mask.to(text.dtype)) * MASKED_BIAS)[:, None]
-        if mask.shape == (batch_size, 1, length) and mask.is_floating_point():
-            return mask.to(text.dtype).contiguous()
-        raise InputError(
-            "encoder_attention_mask must be a mask (B, S) or a floating-point bias (B, 1, S)",
-            got=f"{tuple(mask.shape)} {mask.dtype}",
-            expected=f"({batch_size}, {length}) or ({batch_size}, 1, {length})",
-        )
+            bias = (1 - mask.to(text.dtype)) * MASKED_BIAS
+        elif mask.shape == (batch_size, 1, length) and mask.is_floating_point():
+            bias = mask[:, 0].to(text.dtype)
+        else:
+            raise InputError(
+                "encoder_attention_mask must be a mask (B, S) or a floating-point bias (B, 1, S)",
+                got=f"{tuple(mask.shape)} {mask.dtype}",
+                expected=f"({batch_size}, {length}) or ({batch_size}, 1, {length})",
+            )
+        # Contiguous, because context parallelism gathers the shares of it.
+        return self.shard(bias)[:, None].contiguous()
