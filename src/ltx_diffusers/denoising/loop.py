@@ -31,6 +31,8 @@ def denoise(
     So one and the same step of the scheduler serves every token that moves, and the others keep their values
     bit by bit. That is the official rule (`denoising_step`) and needs nothing of the scheduler but an Euler
     step, so that Diffusers' flow-matching schedulers serve as well as ours.
+    By the same rule a token that is given with less than full strength keeps its noise if no scheduled level lies
+    below 1 - strength: use more steps, or strength 1.
 
     Args:
         state: Tokens at sigma = 1 (`at_noise_level`).
