@@ -50,6 +50,10 @@ class ShapeClips:
             spec = moment(spec, float(rng.random()))
         return Clip(render(spec, self.num_frames, self.height, self.width), caption(spec, rng), spec)
 
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        """Another wording for a clip, without drawing it."""
+        return caption(sample_spec(np.random.default_rng([self.seed, index]), self.split), rng)
+
     def with_frames(self, num_frames: int) -> ShapeClips:
         """The same set at another number of frames."""
         return replace(self, num_frames=num_frames)
