@@ -161,12 +161,12 @@ def garbage() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 1, 96)[None, None, :, None] * np.ones((17, 96, 1, 3))
     return {
-        "uniform noise": rng.random(USUAL + (3,)),
-        "faint noise": np.clip(0.45 + rng.normal(0, 0.02, USUAL + (3,)), 0, 1),
-        "black": np.zeros(USUAL + (3,)),
-        "gray": np.full(USUAL + (3,), 0.45),
+        "uniform noise": rng.random((*USUAL, 3)),
+        "faint noise": np.clip(0.45 + rng.normal(0, 0.02, (*USUAL, 3)), 0, 1),
+        "black": np.zeros((*USUAL, 3)),
+        "gray": np.full((*USUAL, 3), 0.45),
         "ramp": ramp,
-        "not a number": np.full(USUAL + (3,), np.nan),
+        "not a number": np.full((*USUAL, 3), np.nan),
         "one bad value": np.where(np.arange(17)[:, None, None, None] == 3, np.inf, render(SPEC, *USUAL)),
         "two objects": np.maximum(
             render(replace(SPEC, radius=0.15, start=(0.3, 0.2), travel=0.0), *USUAL),
@@ -183,7 +183,7 @@ def test_garbage_is_never_right(judge, name):
 
 
 def test_an_empty_clip_has_no_names_but_its_background(judge):
-    assert judge.read(np.zeros(USUAL + (3,))) == Reading(
+    assert judge.read(np.zeros((*USUAL, 3))) == Reading(
         background="black", background_distance=pytest.approx(0.035, abs=0.01)
     )
 

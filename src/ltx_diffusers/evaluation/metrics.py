@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 Video = Union[np.ndarray, "torch.Tensor"]
-Measure = Callable[[Video, Video], Union[float, np.ndarray]]
+Measure = Callable[[Video, Video], float | np.ndarray]
 
 _SSIM_SIGMA = 1.5  # pixels; with the radius below the 11x11 window of the paper
 _SSIM_RADIUS = 5

@@ -1,0 +1,230 @@
+"""`ltx-diffusers evaluate`: measured tables of what a model can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..evaluation.shapes import JudgedClip
+
+app = typer.Typer(
+    help="Measure a model.", no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+
+class Part(Enum):
+    """What `--only` takes."""
+
+    t2v = "t2v"
+    i2v = "i2v"
+    vae = "vae"
+
+
+_PARTS = {Part.t2v: "text-to-video", Part.i2v: "image-to-video", Part.vae: "vae"}
+_REPORT = "shapes.json"
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `shapes` a subcommand while it is the only one."""
+
+
+@app.command("shapes")
+def shapes(
+    model: Annotated[
+        str, typer.Option("--model", help="'embedded', a folder or a repository owner/name.")
+    ] = "embedded",
+    prompts: Annotated[int, typer.Option("--prompts", min=1, help="Held-out prompts.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of clips, wordings and noise.")] = 0,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the report and the contact sheets.")
+    ] = Path("shapes-evaluation"),
+    only: Annotated[
+        list[Part] | None, typer.Option("--only", help="Run just this part; may be given again.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Clips made at a time.")] = 10,
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu, cuda, ...; a GPU if there is one.")
+    ] = None,
+) -> None:
+    """Generate held-out prompts of moving-shapes, let the judge read them, and print the table of targets.
+
+    Writes shapes.json and a contact sheet per part (failures first, framed in red) to the output folder.
+    """
+    from rich.console import Console
+
+    _check_folder(output)
+    pipeline = _load(model, device)
+
+    from ..evaluation.shape_sheets import ShapeSheets
+    from ..evaluation.shapes import PARTS, evaluate_shapes
+
+    parts = PARTS if not only else tuple(_PARTS[part] for part in only)
+    sheets = ShapeSheets()
+    with _Progress(parts, prompts) as advance:
+
+        def on_clip(clip: JudgedClip) -> None:
+            sheets.add(clip)
+            advance(clip.part)
+
+        report = evaluate_shapes(
+            pipeline, num_prompts=prompts, seed=seed, parts=parts, batch_size=batch_size, on_clip=on_clip
+        )
+    report["settings"]["model"] = model
+    written = _write(output, report, sheets)
+    console = Console()
+    _print_tables(console, report)
+    console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _check_folder(folder: Path) -> None:
+    """Find out before the long run whether its results can be written.
+
+    Raises:
+        InputError: If the path can't be a folder, or can't be written to.
+    """
+    import os
+
+    from ..errors import InputError
+
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InputError(
+            "can't write to the output folder", got=str(folder), fix="choose another one with -o"
+        )
+
+
+def _load(model: str, device: str | None) -> Any:
+    """The pipeline, on its device, without progress bars of its own.
+
+    Raises:
+        InputError: If there is no such model or device.
+    """
+    from ..hub.sources import find_model
+
+    path = find_model(model)
+
+    import torch
+
+    from ..errors import InputError
+    from ..integration import register
+    from ..pipelines.pipeline_ltx import LTXPipeline
+
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            "this device can't be used", got=repr(device), expected=f"cpu or a GPU that torch sees ({error})"
+        ) from error
+    register()
+    pipeline = LTXPipeline.from_pretrained(path).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+class _Progress:
+    """A progress bar for each part, on stderr. Its context gives `advance(part)`."""
+
+    def __init__(self, parts: tuple[str, ...], total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as TimeLeft
+
+        columns = (
+            TextColumn("{task.description:15}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeLeft(),
+        )
+        self._bars = Progress(*columns, console=Console(stderr=True))
+        self._tasks = {part: self._bars.add_task(part, total=total, start=False) for part in parts}
+
+    def __enter__(self) -> Callable[[str], None]:
+        self._bars.start()
+        self._bars.start_task(next(iter(self._tasks.values())))
+        return self._advance
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def _advance(self, part: str) -> None:
+        self._bars.start_task(self._tasks[part])
+        self._bars.advance(self._tasks[part])
+
+
+def _write(folder: Path, report: dict[str, Any], sheets: Any) -> list[Path]:
+    """Write the report and a sheet per part, each whole or not at all."""
+    import json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for part in sheets.parts():
+        sheet = sheets.draw(part)
+        written.append(_replace(folder / f"{part}.png", lambda path, sheet=sheet: sheet.save(path, "PNG")))
+    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+    written.append(_replace(folder / _REPORT, lambda path: path.write_text(text, encoding="utf-8")))
+    return written
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> Path:
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _print_tables(console: Any, report: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    size, seconds = report["settings"]["size"], report["seconds"]
+    count = report["settings"]["num_prompts"]
+    title = (
+        f"moving-shapes, {count} held-out prompts, {size['width']}x{size['height']}, {size['frames']} frames"
+    )
+    table = Table("part", "figure", "value", "95 % interval", "right", "target", "reached", title=title)
+    previous = None
+    for figure in report["figures"]:
+        if previous not in (None, figure["part"]):
+            table.add_section()
+        shown = f"{figure['part']} ({seconds[figure['part']]:.0f} s)" if figure["part"] != previous else ""
+        previous = figure["part"]
+        low, high = figure["interval"]
+        reached = {True: "[green]yes[/green]", False: "[red]no[/red]", None: ""}[figure.get("reached")]
+        table.add_row(
+            shown,
+            figure["name"],
+            _number(figure["value"], figure["unit"]),
+            f"{_number(low, figure['unit'])} to {_number(high, figure['unit'])}",
+            f"{figure['right']}/{figure['count']}" if "right" in figure else "",
+            f">= {_number(figure['target'], figure['unit'])}" if "target" in figure else "",
+            reached,
+        )
+    console.print(table)
+    confusions = [
+        (part, name, entry)
+        for part, tables in report["confusions"].items()
+        for name, entries in tables.items()
+        for entry in entries
+    ]
+    if confusions:
+        table = Table("part", "property", "wanted", "read", "clips", title="what went wrong")
+        for part, name, entry in confusions:
+            table.add_row(part, name, entry["wanted"], entry["read"], str(entry["count"]))
+        console.print(table)
+
+
+def _number(value: float, unit: str) -> str:
+    if unit == "share":
+        return f"{100 * value:.1f} %"
+    return f"{value:.1f} {unit}" if unit else f"{value:.3f}"

@@ -1,0 +1,140 @@
+"""`ltx-diffusers evaluate shapes`: its table, its files, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.shape_pipelines import DrawnPipeline, wrong_everything
+from PIL import Image
+
+from ltx_diffusers.cli import app, evaluate
+from ltx_diffusers.evaluation import shapes
+from ltx_diffusers.evaluation.shapes import PARTS, draw_cases
+
+
+@pytest.fixture
+def pipelines(monkeypatch: pytest.MonkeyPatch):
+    """Puts drawing pipelines in place of the model."""
+
+    def install(**settings):
+        cases = draw_cases(6)
+        monkeypatch.setattr(evaluate, "_load", lambda model, device: DrawnPipeline(cases, **settings))
+        monkeypatch.setattr(
+            shapes, "_image_pipeline", lambda pipeline: DrawnPipeline(cases, image=True, **settings)
+        )
+
+    return install
+
+
+def test_the_table_the_report_and_the_sheets(
+    pipelines, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipelines()
+    folder = tmp_path / "new" / "out"
+    assert app.main(["evaluate", "shapes", "--prompts", "6", "-o", str(folder)]) == 0
+    report = json.loads((folder / "shapes.json").read_text())
+    assert report["settings"]["num_prompts"] == 6
+    assert report["settings"]["model"] == "embedded"
+    assert {figure["part"] for figure in report["figures"]} == set(PARTS)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["shapes.json", *(f"{part}.png" for part in PARTS)]
+    )
+    for part in PARTS:
+        with Image.open(folder / f"{part}.png") as sheet:
+            assert sheet.width > 8 * 64
+            assert sheet.height > 6 * 64
+    captured = capsys.readouterr()
+    for text in ("text-to-video", "100.0 %", "6/6", "dB", "SSIM"):
+        assert text in captured.out
+    assert "what went wrong" not in captured.out
+    assert "6/6" in captured.err  # the progress bars
+
+
+def test_wrong_clips_are_listed(pipelines, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipelines(change=wrong_everything)
+    arguments = ["evaluate", "shapes", "--prompts", "6", "--only", "t2v", "-o", str(tmp_path)]
+    assert app.main(arguments) == 0
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["shapes.json", "text-to-video.png"]
+    shown = capsys.readouterr().out
+    assert "0/6" in shown
+    assert "what went wrong" in shown
+    assert len(json.loads((tmp_path / "shapes.json").read_text())["failures"]) == 6
+
+
+def test_parts_can_be_chosen(pipelines, tmp_path: Path) -> None:
+    pipelines()
+    arguments = [
+        "evaluate",
+        "shapes",
+        "--prompts",
+        "2",
+        "--only",
+        "vae",
+        "--only",
+        "i2v",
+        "-o",
+        str(tmp_path),
+    ]
+    assert app.main(arguments) == 0
+    assert set(json.loads((tmp_path / "shapes.json").read_text())["seconds"]) == {"vae", "image-to-video"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentioned"),
+    [
+        (["--model", "embeded"], "embedded"),
+        (["--prompts", "0"], "--prompts"),
+        (["--only", "audio"], "t2v"),
+        (["--device", "nonsense"], "nonsense"),
+        (["-o", "taken"], "output folder"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_writes_nothing(
+    arguments: list[str],
+    mentioned: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model_index.json").write_text("{}")
+    (tmp_path / "taken").write_text("a file")
+    before = sorted(tmp_path.iterdir())
+    if "--model" not in arguments:
+        arguments = ["--model", "model", *arguments]
+    assert app.main(["evaluate", "shapes", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert mentioned in error
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("old")
+
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        evaluate._replace(tmp_path / "report", fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert (tmp_path / "report").read_text() == "old"
+
+
+def test_help_imports_no_torch() -> None:
+    code = (
+        "import sys; from ltx_diffusers.cli import app; app.main(['evaluate', 'shapes', '--help']);"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--prompts" in done.stdout
