@@ -29,12 +29,20 @@ def pair(version: str, **changes) -> tuple[AutoencoderKLLTX, AutoencoderKLLTXVid
 
 
 @pytest.mark.parametrize("decoder_causal", [False, True])
-@pytest.mark.parametrize("num_frames", [1, 9])
+@pytest.mark.parametrize(
+    ("num_frames", "dtype", "tolerance"),
+    [
+        (9, torch.float32, TOLERANCE),
+        # A single frame takes another way through the convolutions, whose rounding differs by more in float32: there
+        # either library's gradients are about 1e-5 away from exact ones. (Both take norms in float32 even here.)
+        (1, torch.float64, 1e-6),
+    ],
+)
 @pytest.mark.parametrize("version", VERSIONS)
-def test_outputs_and_gradients_are_equal(version, num_frames, decoder_causal):
-    ours, theirs = pair(version, decoder_causal=decoder_causal)
-    video = torch.randn(2, 3, num_frames, 64, 32)
-    weights = torch.randn(2, 3, num_frames, 64, 32)
+def test_outputs_and_gradients_are_equal(version, num_frames, dtype, tolerance, decoder_causal):
+    ours, theirs = (model.to(dtype) for model in pair(version, decoder_causal=decoder_causal))
+    video = torch.randn(2, 3, num_frames, 64, 32, dtype=dtype)
+    weights = torch.randn(2, 3, num_frames, 64, 32, dtype=dtype)
     results = []
     for model in (ours, theirs):
         inputs = video.clone().requires_grad_()
@@ -45,7 +53,7 @@ def test_outputs_and_gradients_are_equal(version, num_frames, decoder_causal):
         loss.backward()
         results.append((moments, output, inputs.grad))
     for mine, reference in zip(*results, strict=True):
-        assert relative_error(mine, reference) < TOLERANCE
+        assert relative_error(mine, reference) < tolerance
 
     references = dict(theirs.named_parameters())
     for name, parameter in ours.named_parameters():
@@ -54,7 +62,19 @@ def test_outputs_and_gradients_are_equal(version, num_frames, decoder_causal):
             assert not parameter.requires_grad
         else:
             assert parameter.grad.abs().max() > 0, f"{name} has no part in the test"
-            assert relative_error(parameter.grad, references[name].grad) < TOLERANCE, name
+            assert relative_error(parameter.grad, references[name].grad) < tolerance, name
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_single_frames_are_equal(version):
+    ours, theirs = pair(version)
+    image = torch.randn(2, 3, 1, 64, 32)
+    results = []
+    for model in (ours, theirs):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            results.append(model(image, noise_levels(version, 2)).sample)
+    assert relative_error(*results) < TOLERANCE
 
 
 @pytest.mark.parametrize("version", VERSIONS)
