@@ -64,7 +64,8 @@ def shapes(
     from ..evaluation.shape_sheets import ShapeSheets
     from ..evaluation.shapes import PARTS, evaluate_shapes
 
-    parts = PARTS if not only else tuple(_PARTS[part] for part in only)
+    chosen = {_PARTS[part] for part in only or Part}
+    parts = tuple(part for part in PARTS if part in chosen)
     sheets = ShapeSheets()
     with _Progress(parts, prompts) as advance:
 
@@ -112,8 +113,8 @@ def _load(model: str, device: str | None) -> Any:
     import torch
 
     from ..errors import InputError
-    from ..integration import register
     from ..pipelines.pipeline_ltx import LTXPipeline
+    from .setup import set_up
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -123,7 +124,7 @@ def _load(model: str, device: str | None) -> Any:
         raise InputError(
             "this device can't be used", got=repr(device), expected=f"cpu or a GPU that torch sees ({error})"
         ) from error
-    register()
+    set_up()
     pipeline = LTXPipeline.from_pretrained(path).to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -56,6 +56,9 @@ def _train(task: type, config: object, resume: bool, threads: int | None) -> Non
     import torch
 
     from ..training.loop import Trainer
+    from .setup import set_up
+
+    set_up()
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -61,9 +61,11 @@ def build_optimizers(module: torch.nn.Module, config: OptimizerConfig) -> list[t
     """
     matrices, others = [], []
     layers = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
+    seen: set[torch.nn.Parameter] = set()  # T5's embedding belongs to two modules and would be stepped twice
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            if parameter.requires_grad:
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
                 is_matrix = config.name == "muon" and isinstance(owner, layers) and name == "weight"
                 (matrices if is_matrix else others).append(parameter)
     rate = config.learning_rate if config.adamw_learning_rate is None else config.adamw_learning_rate
