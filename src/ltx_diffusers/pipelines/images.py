@@ -99,7 +99,7 @@ def _single(image: Any) -> Image.Image | Tensor:
         return image
     if isinstance(image, np.ndarray):
         channels_last = image.ndim == 3 and image.shape[2] == 3
-        tensor = torch.from_numpy(image).permute(2, 0, 1) if channels_last else None
+        tensor = torch.tensor(image).permute(2, 0, 1) if channels_last else None
     elif isinstance(image, torch.Tensor):
         tensor = image if image.ndim == 3 and image.shape[0] == 3 else None
     else:
