@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from helpers.shape_pipelines import DrawnPipeline, wrong_everything
 from PIL import Image
+from tiny import tiny_components
 
+from ltx_diffusers import LTXPipeline
 from ltx_diffusers.cli import app, evaluate
 from ltx_diffusers.evaluation import shapes
 from ltx_diffusers.evaluation.shapes import PARTS, draw_cases
@@ -138,3 +140,30 @@ def test_help_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--prompts" in done.stdout
+
+
+def test_a_saved_model_is_measured(tmp_path: Path) -> None:
+    components = tiny_components(timestep_conditioning=True, causal=True)
+    components["transformer"].register_to_config(default_num_frames=9, default_height=64, default_width=64)
+    components["scheduler"].register_to_config(default_num_inference_steps=2)
+    LTXPipeline(**components).save_pretrained(tmp_path / "model")
+    arguments = [
+        "evaluate",
+        "shapes",
+        "--model",
+        str(tmp_path / "model"),
+        "--prompts",
+        "3",
+        "--batch-size",
+        "2",
+    ]
+    reports = []
+    for name in ("one", "two"):
+        assert app.main([*arguments, "-o", str(tmp_path / name)]) == 0
+        reports.append(json.loads((tmp_path / name / "shapes.json").read_text()))
+    settings = reports[0]["settings"]
+    assert settings["size"] == {"frames": 9, "height": 64, "width": 64}
+    assert settings["pipeline"] == "LTXPipeline"
+    assert {figure["part"] for figure in reports[0]["figures"]} == set(PARTS)
+    assert {figure["count"] for figure in reports[0]["figures"]} == {3}
+    assert reports[0]["figures"] == reports[1]["figures"]
