@@ -27,12 +27,16 @@ def command(
 
 
 def _print_table(info: ModelInfo) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     saved_by = f", saved by diffusers {info.version}" if info.version else ""
-    table = Table("component", "class", "parameters", "dtype", "size")
+    table = Table("component", "class", "parameters", "dtype", "size", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.columns[1].overflow = "fold"
+    for column in (table.columns[2], table.columns[4]):
+        column.justify = "right"
     for component in info.components:
         table.add_row(
             component.name,
