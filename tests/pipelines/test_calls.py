@@ -76,6 +76,12 @@ def test_arguments_stand_in_the_order_of_diffusers(ours):
     assert own == [*theirs, "sigmas"]
 
 
+def test_numpy_numbers_will_do(pipeline):
+    size = {name: np.int64(value) for name, value in SIZE.items()}
+    frames = pipeline("a", **size, frame_rate=np.float32(25), output_type="latent").frames
+    assert frames.shape == (1, 8, 8)
+
+
 def test_outputs(pipeline):
     output = pipeline("a", **SIZE, generator=generator())
     assert isinstance(output, LTXPipelineOutput)
@@ -350,6 +356,9 @@ BAD_CALLS = {
     "videos": ({"num_videos_per_prompt": 0}, "num_videos_per_prompt"),
     "latents": ({"latents": torch.zeros(1, 7, 8)}, r"expected \(1, 8, 8\)"),
     "both lists": ({"timesteps": [1000.0], "sigmas": [1.0]}, "both timesteps and sigmas"),
+    "rising sigmas": ({"num_inference_steps": None, "sigmas": [0.5, 0.9]}, "0.9"),
+    "timesteps": ({"num_inference_steps": None, "timesteps": [2000, 1000]}, "2"),
+    "steps and sigmas": ({"sigmas": [1.0, 0.5]}, "number of steps differs"),
     "decode level": ({"decode_timestep": 1.5}, "decode_timestep must be in"),
     "decode list": ({"decode_noise_scale": [0.1, 0.1]}, "one for each prompt"),
     "output": ({"output_type": "gif"}, "output_type"),

@@ -8,6 +8,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from helpers.autoencoders import tiny_autoencoder
 from PIL import Image
 from tiny import TEXT_CHANNELS, tiny_components, tiny_tokenizer
 
@@ -304,6 +305,32 @@ def test_one_image_serves_several_prompts():
         for seed, prompt in ((1, "a"), (2, "the"))
     ]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["batch", "single"])
+def test_noise_that_the_decoder_injects_takes_the_generators(together):
+    """The decoder of 0.9.1 adds noise in its layers; Diffusers' draws it without a generator."""
+    pipeline = quiet(LTXPipeline(**(tiny_components() | {"vae": tiny_autoencoder("0.9.1")})))
+    call = SIZE | {"output_type": "pt"}
+    if together:
+        first = pipeline(["a", "the"], **call, generator=seeds(1, 2)).frames
+        second = torch.cat(
+            [pipeline(p, **call, generator=seeds(s)[0]).frames for p, s in (("a", 1), ("the", 2))]
+        )
+    else:
+        first, second = (pipeline("a", **call, generator=seeds(1)[0]).frames for _ in range(2))
+    torch.testing.assert_close(first, second, atol=1e-4, rtol=0)
+
+
+def test_other_compressions(monkeypatch):
+    """Sizes and coordinates follow the VAE, whatever its compression."""
+    vae = tiny_autoencoder("0.9.5", patch_size=2, spatial_compression_ratio=16)
+    assert vae.compression_ratios == (8, 16, 16)
+    pipeline = quiet(LTXPipeline(**(tiny_components() | {"vae": vae})))
+    spy = Spy(monkeypatch, pipeline.transformer, "forward")
+    frames = pipeline("a", **(SIZE | {"height": 48, "width": 16}), output_type="pt").frames
+    assert frames.shape == (1, 17, 3, 48, 16)
+    assert spy.calls[0][1]["video_coords"][0, 1].unique().tolist() == [0, 16, 32]
 
 
 # images

@@ -228,7 +228,7 @@ class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
 
     @torch.no_grad()
     def _generate(self, request: Request) -> LTXPipelineOutput | tuple:
-        """The course of a call: check, texts, noise levels, tokens, loop, decode."""
+        """The course of a call: check, noise levels, texts, tokens, loop, decode."""
         request = self._prepared(request)
         self._guidance_scale = request.guidance_scale
         self._guidance_rescale = request.guidance_rescale
@@ -238,7 +238,6 @@ class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
         device = self._execution_device
         size = request.latent_size(self.ratios)
 
-        texts = self._texts(request, device)
         set_schedule(
             self.scheduler,
             request,
@@ -247,6 +246,7 @@ class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
             device=device,
         )
         self._num_timesteps = len(self.scheduler.timesteps)
+        texts = self._texts(request, device)
         state = self._initial_state(request, size, device)
 
         velocity = GuidedVelocity(self.transformer, texts, self._guidance(), request.attention_kwargs)
