@@ -1,0 +1,203 @@
+"""Models for the commands: found, checked cheaply, and loaded without noise."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..errors import InputError, LTXError
+from ..hub.sources import (
+    COMPONENT_FILE,
+    PIPELINE_FILE,
+    find_model,
+    unknown_repository,
+    unreachable_repository,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+AUTO = "auto"
+
+
+def find_pipeline(model: str) -> Path | str:
+    """Where a pipeline is: its folder, or a repository whose index could be had.
+
+    Raises:
+        UnknownNameError: If there is no such model; the message lists near names.
+        InputError: If it isn't a pipeline, or the Hub can't be reached and the index isn't in the cache.
+    """
+    found = find_model(model)
+    if isinstance(found, str):
+        fetch(found, PIPELINE_FILE)
+    elif not (found / PIPELINE_FILE).is_file():
+        raise InputError(f"{model} is a single component", expected=f"a pipeline, with a {PIPELINE_FILE}")
+    return found
+
+
+def find_vae(model: str) -> tuple[Path | str, str | None]:
+    """Where a VAE is: its folder or repository, and the folder in it; `model` is a pipeline or the VAE alone.
+
+    Raises:
+        UnknownNameError: If there is no such model; the message lists near names.
+        InputError: If it has no VAE, or the Hub can't be reached and the VAE isn't in the cache.
+    """
+    found = find_model(model)
+    if isinstance(found, str):
+        fetch(found, f"vae/{COMPONENT_FILE}")
+        return found, "vae"
+    if (found / "vae" / COMPONENT_FILE).is_file():
+        return found, "vae"
+    if (found / COMPONENT_FILE).is_file():
+        return found, None
+    raise InputError(f"{model} has no VAE", expected=f"a vae/{COMPONENT_FILE}, or a VAE's own folder")
+
+
+def fetch(repository: str, name: str) -> Path:
+    """A small file of a repository on the Hub, from the local cache if the Hub can't be reached.
+
+    Raises:
+        UnknownNameError: If there is no such repository; the message lists near names.
+        InputError: If it has no such file, or can't be reached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(hf_hub_download(repository, name))
+    except (RepositoryNotFoundError, HFValidationError):
+        raise unknown_repository(repository) from None
+    except LocalEntryNotFoundError as problem:
+        raise unreachable_repository(repository, problem) from None
+    except EntryNotFoundError:
+        raise InputError(f"the repository {repository} has no {name}") from None
+    except Exception as problem:  # the client's network errors have no common base
+        raise unreachable_repository(repository, problem) from None
+
+
+def check_device_name(name: str) -> None:
+    """Check what can be checked of a device without torch.
+
+    Raises:
+        InputError: If it isn't the name of a device.
+    """
+    if re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", name) is None:
+        raise InputError("unknown device", got=repr(name), expected="auto, cpu, cuda, cuda:1, ... or mps")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is a GPU if there is one. Imports torch.
+
+    Raises:
+        InputError: If this machine, or the installed torch, hasn't got it.
+    """
+    import torch
+
+    if name == AUTO:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        kind = "GPU" if device.type != "cpu" else "device"
+        raise InputError(
+            f"there is no {kind} {name} here", fix="use --device cpu, or install torch for your GPU"
+        ) from error
+    return device
+
+
+def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """A torch dtype by its full name; by default float32 on the CPU and bfloat16 on a GPU."""
+    import torch
+
+    return getattr(torch, name or ("float32" if device.type == "cpu" else "bfloat16"))
+
+
+def is_verbose(context: typer.Context) -> bool:
+    """Whether `ltx-diffusers --verbose` was given."""
+    return bool(getattr(context.obj, "verbose", False))
+
+
+def hush() -> None:
+    """Keep warnings and progress bars of the libraries below off the terminal; errors and our own words stay."""
+    from diffusers.utils import logging
+
+    warnings.simplefilter("ignore")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def load_pipeline(
+    source: Path | str, *, with_image: bool, device: torch.device, dtype: torch.dtype, quiet: bool = True
+) -> Any:
+    """The text-to-video or image-to-video pipeline of a model, on its device.
+
+    Raises:
+        InputError: If the model can't be loaded.
+    """
+    from ..integration import register
+
+    register()
+    if quiet:
+        from transformers.utils import logging
+
+        hush()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    if with_image:
+        from ..pipelines.pipeline_ltx_image2video import LTXImageToVideoPipeline as Pipeline
+    else:
+        from ..pipelines.pipeline_ltx import LTXPipeline as Pipeline
+    try:
+        pipeline = Pipeline.from_pretrained(source, dtype=dtype).to(device)
+    except Exception as error:
+        raise _unloadable(source, error) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_vae(
+    source: Path | str,
+    subfolder: str | None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    quiet: bool = True,
+) -> Any:
+    """A VAE, on its device.
+
+    Raises:
+        InputError: If it can't be loaded.
+    """
+    from ..integration import register
+
+    register()
+    if quiet:
+        hush()
+    from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+
+    try:
+        return (
+            AutoencoderKLLTX.from_pretrained(source, subfolder=subfolder, torch_dtype=dtype).to(device).eval()
+        )
+    except Exception as error:
+        raise _unloadable(source, error) from error
+
+
+def _unloadable(source: Path | str, error: Exception) -> LTXError:
+    """One line for whatever the loaders below raise over a user's files."""
+    if isinstance(error, LTXError):
+        return error
+    first_line = str(error).strip().partition("\n")[0]
+    return InputError(
+        f"the model {source} can't be loaded", got=f"{type(error).__name__}: {first_line[:300]}"
+    )
