@@ -16,11 +16,16 @@ app = typer.Typer(
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; see configs/ for the recipes.")]
 OverridesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of the file, like stages.0.steps=10."),
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Settings that replace those of the file, like stages.0.steps=10."
+    ),
 ]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run's folder.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on from the last checkpoint of the run's folder.")
+]
 ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads; one is often faster than all for small models.")
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads; one is often faster than all for small models."),
 ]
 
 

@@ -123,7 +123,9 @@ def sample_spec(rng: np.random.Generator, split: Split = "train") -> ClipSpec:
         axis = int(np.flatnonzero(direction)[0])
         low = float(rng.uniform(radius, 1 - radius - travel))
         center[axis] = low if direction[axis] > 0 else low + travel
-    return ClipSpec(shape, color, size, background, motion, radius, (float(center[0]), float(center[1])), travel)
+    return ClipSpec(
+        shape, color, size, background, motion, radius, (float(center[0]), float(center[1])), travel
+    )
 
 
 def moment(spec: ClipSpec, progress: float) -> ClipSpec:
@@ -186,7 +188,9 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray
         bar = np.maximum(np.abs(x) - long, np.abs(y) - short)
         post = np.maximum(np.abs(x) - short, np.abs(y) - long)
         return np.minimum(bar, post)
-    raise InputError("unknown shape of moving-shapes", got=repr(shape), expected=f"one of {', '.join(SHAPES)}")
+    raise InputError(
+        "unknown shape of moving-shapes", got=repr(shape), expected=f"one of {', '.join(SHAPES)}"
+    )
 
 
 def caption(spec: ClipSpec, rng: np.random.Generator | None = None) -> str:

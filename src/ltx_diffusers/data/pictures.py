@@ -94,6 +94,22 @@ def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.concatenate([left, right], axis=2)
 
 
+def crop_frames(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle of frames (F, H, W, 3) in a smaller size.
+
+    Raises:
+        InputError: If the frames are smaller than that.
+    """
+    top, left = (frames.shape[1] - height) // 2, (frames.shape[2] - width) // 2
+    if top < 0 or left < 0:
+        raise InputError(
+            "frames can't be cut to a larger size",
+            got=f"{frames.shape[2]}x{frames.shape[1]}",
+            expected=f"at least {width}x{height}",
+        )
+    return frames[:, top : top + height, left : left + width]
+
+
 def fit_frames(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize frames to cover a size, keeping their proportions, and cut what stands over on both sides.
 

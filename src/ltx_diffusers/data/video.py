@@ -66,16 +66,52 @@ def check_writable(path: str | os.PathLike, format: str | None = None) -> str:
     """
     format = video_format(path, format)
     path = Path(path)
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise MediaError(f"the output folder {folder} doesn't exist", fix="create it first")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise MediaError(f"the output folder {folder} isn't writable")
+    _check_folder_of(path)
     if format == "frames" and path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise MediaError(f"{path} exists already", expected="a new or empty folder for the frames")
     if format != "frames" and path.is_dir():
         raise MediaError(f"{path} is a folder", expected=f"the name of a {format} file")
     return format
+
+
+def check_image_writable(path: str | os.PathLike) -> None:
+    """Check before any work that `write_image` can write `path`, without writing anything.
+
+    Raises:
+        InputError: If the name doesn't end in .png.
+        MediaError: If the folder is missing or read-only, or `path` is a folder.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise InputError("pictures are written as PNG", got=path, expected="a name that ends in .png")
+    _check_folder_of(path)
+    if path.is_dir():
+        raise MediaError(f"{path} is a folder", expected="the name of a png file")
+
+
+def write_image(path: str | os.PathLike, picture: np.ndarray) -> Path:
+    """Write a picture, uint8 (H, W, 3), as PNG, whole or not at all; an existing file is replaced.
+
+    Returns:
+        The path written.
+
+    Raises:
+        InputError: If the picture is unusable, or the name doesn't end in .png.
+        MediaError: If the place can't be written.
+    """
+    from PIL import Image
+
+    check_image_writable(path)
+    picture = _checked_frames(picture[None])[0]
+    path, temporary = Path(path), _temporary(path)
+    try:
+        Image.fromarray(np.ascontiguousarray(picture)).save(temporary, format="PNG")
+        temporary.replace(path)
+    except OSError as error:
+        raise MediaError(f"{path} could not be written", got=_reason(error)) from error
+    finally:
+        _remove(temporary)
+    return path
 
 
 def write_video(
@@ -121,8 +157,7 @@ def write_video(
         comment = json.dumps(metadata, ensure_ascii=False) if metadata is not None else None
     except (TypeError, ValueError) as error:
         raise InputError("the metadata can't be stored as JSON", got=error) from error
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    path, temporary = Path(path), _temporary(path)
     try:
         WRITERS[format](temporary, frames, rate, comment)
         if path.is_dir():
@@ -208,6 +243,20 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
 
 def _endings() -> list[str]:
     return [ending or "none (a folder of frames)" for ending in FORMATS.values()]
+
+
+def _check_folder_of(path: Path) -> None:
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise MediaError(f"the output folder {folder} doesn't exist", fix="create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise MediaError(f"the output folder {folder} isn't writable")
+
+
+def _temporary(path: str | os.PathLike) -> Path:
+    """A new name in the same folder, so that the rename can't cross file systems."""
+    path = Path(path)
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
 
 
 def _existing(path: str | os.PathLike, kind: str) -> Path:

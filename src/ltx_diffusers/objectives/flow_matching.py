@@ -31,6 +31,7 @@ class FlowMatching:
     inputs = FlowPass
 
     def __call__(self, record: FlowPass) -> torch.Tensor:
+        """Loss of each sample, (B,)."""
         error = (record.prediction - record.target).square().mean(dim=2)
         mask = record.mask.to(error.dtype)
         return (error * mask).sum(1) / mask.sum(1).clamp(min=1)

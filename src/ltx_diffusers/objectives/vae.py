@@ -39,6 +39,7 @@ class L1:
     inputs = VAEPass
 
     def __call__(self, record: VAEPass) -> torch.Tensor:
+        """Loss of each sample, (B,)."""
         return _per_sample((record.reconstruction - record.video).abs(), record.emphasis)
 
 
@@ -49,6 +50,7 @@ class L2:
     inputs = VAEPass
 
     def __call__(self, record: VAEPass) -> torch.Tensor:
+        """Loss of each sample, (B,)."""
         return _per_sample((record.reconstruction - record.video).square(), record.emphasis)
 
 
@@ -63,6 +65,7 @@ class KL:
     inputs = VAEPass
 
     def __call__(self, record: VAEPass) -> torch.Tensor:
+        """Loss of each sample, (B,)."""
         divergence = 0.5 * (record.mean.square() + record.logvar.exp() - 1 - record.logvar)
         return divergence.flatten(1).mean(1)
 

@@ -6,6 +6,7 @@ An unknown key is an error that names near keys; every weight and every probabil
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -44,6 +45,7 @@ class DataConfig(StrictModel):
     seed: int = 0
 
     def model_post_init(self, _context: Any) -> None:
+        """Check the size. Raises `InputError` naming the nearest valid one."""
         check_video_size(self.num_frames, self.height, self.width)
 
 
@@ -52,7 +54,8 @@ class OptimizerConfig(StrictModel):
 
     Attributes:
         name: "adamw", or "muon": orthogonalised momentum for matrices and convolutions, AdamW for the rest.
-        learning_rate: Peak rate. With "muon" the matrices get this rate, scaled so that an update's RMS matches AdamW's.
+        learning_rate: Peak rate. With "muon" the matrices get this rate, scaled so that an
+            update's RMS matches AdamW's.
         adamw_learning_rate: Peak rate of what AdamW trains beside Muon; the same rate if None.
         warmup_steps: Steps of linear warm-up.
         schedule: "cosine" falls to `final_share` of the peak at the last step, "constant" doesn't fall.
@@ -159,8 +162,6 @@ def _assign(values: dict[str, Any], override: str) -> None:
 
 
 def _to_json(values: dict[str, Any]) -> str:
-    import json
-
     try:
         return json.dumps(values)
     except TypeError as error:

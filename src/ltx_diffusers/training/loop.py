@@ -79,7 +79,9 @@ class Trainer:
                 fix="add --resume to go on, or choose another output=",
             )
         if checkpoint is None and resume:
-            raise InputError("there is no checkpoint to resume from", got=self.folder, fix="leave out --resume")
+            raise InputError(
+                "there is no checkpoint to resume from", got=self.folder, fix="leave out --resume"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
 
         self.accelerator = Accelerator(
@@ -116,7 +118,9 @@ class Trainer:
                 progress.advance(figures)
                 if self.step % self.config.log_every == 0 or self.step == self.task.total_steps:
                     figures["seconds_per_step"] = time.perf_counter() - started
-                    self.accelerator.log({f"train/{name}": value for name, value in figures.items()}, self.step)
+                    self.accelerator.log(
+                        {f"train/{name}": value for name, value in figures.items()}, self.step
+                    )
                     progress.log(self.step, figures)
                 if self.config.validate_every and self.step % self.config.validate_every == 0:
                     progress.log(self.step, self.validate())

@@ -6,7 +6,14 @@ import sys
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class TrainingProgress:
@@ -47,4 +54,6 @@ class TrainingProgress:
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         """Write a line of figures."""
-        self._console.print(f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        self._console.print(
+            f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        )

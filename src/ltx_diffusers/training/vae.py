@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from ..data import data_readers
+from ..data.pictures import contact_sheet
 from ..errors import InputError
 from ..functional.latents import denormalize_latents, normalize_latents
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
@@ -51,11 +52,11 @@ class VAETrainConfig(RunConfig):
         validation_clips: Held-out clips that are reconstructed at each validation.
     """
 
-    model: dict[str, Any] = {}
+    model: dict[str, Any] = Field(default_factory=dict)
     initial_weights: str | None = None
     train: Literal["all", "decoder"] = "all"
     stages: tuple[VAEStage, ...] = Field(min_length=1)
-    objectives: dict[str, float] = {"l1": 1.0, "l2": 1.0, "kl": 1e-4}
+    objectives: dict[str, float] = Field(default_factory=lambda: {"l1": 1.0, "l2": 1.0, "kl": 1e-4})
     max_noise_level: float = Field(default=0.2, ge=0, le=1)
     clean_share: float = Field(default=0.1, ge=0, le=1)
     statistics_clips: int = Field(default=256, gt=0)
@@ -137,17 +138,23 @@ class VAETask:
         self.module = VAETrainingModule(vae, config)
         self.total_steps = sum(stage.steps for stage in config.stages)
         data = config.data
-        self.clips = data_readers.get(data.reader)(data.num_frames, data.height, data.width, "train", data.seed)
-        held_out = data_readers.get(data.reader)(data.num_frames, data.height, data.width, "held-out", data.seed)
+        self.clips = data_readers.get(data.reader)(
+            data.num_frames, data.height, data.width, "train", data.seed
+        )
+        held_out = data_readers.get(data.reader)(
+            data.num_frames, data.height, data.width, "held-out", data.seed
+        )
         self.validation_frames = [held_out[index].frames for index in range(config.validation_clips)]
 
     def batch(self, step: int, rank: int, world_size: int) -> dict[str, Any]:
+        """This rank's clips of a step; see `VAETrainingModule.forward`."""
         stage, indices = self._share(step, rank, world_size)
         clips = self.clips.with_frames(stage.num_frames)
         video = np.stack([clips[index].frames for index in indices])
         return {"video": to_model_range(video), "foreground_weight": stage.foreground_weight}
 
     def describe_sample(self, step: int, rank: int, world_size: int, index: int) -> str:
+        """Number of a sample's clip in its set."""
         return f"clip {self._share(step, rank, world_size)[1][index]} of {self.config.data.reader}"
 
     def validate(self, folder: Path) -> dict[str, float]:
@@ -160,12 +167,10 @@ class VAETask:
             reconstruction = torch.cat([reconstruct(vae, clip[None], level) for clip in video])
             error = ((reconstruction - video) / 2).square().flatten(1).mean(1)
             figures["psnr" if not level else f"psnr_at_{level:g}"] = float((-10 * error.log10()).mean())
-            if level in (levels[0],):
+            if level == levels[0]:
                 for index, (original, result) in enumerate(zip(video, reconstruction, strict=True)):
                     rows += [to_uint8(original), to_uint8(result)]
                     titles += [f"clip {index}", f"decoded, {-10 * float(error[index].log10()):.1f} dB"]
-        from ..data.pictures import contact_sheet
-
         contact_sheet(rows, titles, path=folder / "reconstructions.png")
         return figures
 
@@ -184,6 +189,7 @@ class VAETask:
         vae.latents_std.copy_(flat.std(1))
 
     def export(self, folder: Path) -> None:
+        """Save the VAE."""
         self.module.vae.save_pretrained(folder)
 
     def _share(self, step: int, rank: int, world_size: int) -> tuple[VAEStage, list[int]]:

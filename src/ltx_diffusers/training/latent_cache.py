@@ -1,0 +1,64 @@
+"""Latents of training clips, encoded once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+
+from ..data.shape_clips import ShapeClips
+from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+from .vae import to_model_range
+
+_BATCH = 8
+
+
+@torch.no_grad()
+def cached_posteriors(
+    vae: AutoencoderKLLTX, clips: ShapeClips, count: int, folder: Path
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Posterior means and standard deviations of the first `count` clips, normalised by the VAE's statistics.
+
+    They are encoded the first time and then read from `folder`, under a name made of the clips' settings and the
+    encoder's weights: another VAE or another set never reads stale latents.
+
+    Returns:
+        means: (N, C, F', H', W') float32.
+        deviations: (N, C or 1, F', H', W') float32.
+    """
+    path = folder / f"latents-{_fingerprint(vae, clips, count)}.safetensors"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        means, deviations = [], []
+        batches = track(
+            range(0, count, _BATCH), "encoding clips", console=Console(stderr=True), update_period=1.0
+        )
+        for start in batches:
+            numbers = range(start, min(start + _BATCH, count))
+            video = to_model_range(np.stack([clips[number].frames for number in numbers])).to(vae.device)
+            with torch.autocast(vae.device.type, torch.bfloat16):
+                posterior = vae.encode(video).latent_dist
+            means.append(posterior.mean.float().cpu())
+            deviations.append(posterior.std[:, :1].float().cpu())  # one log-variance for all channels
+        partial = path.with_suffix(".partial")
+        save_file({"mean": torch.cat(means), "deviation": torch.cat(deviations)}, partial)
+        partial.replace(path)
+    stored = load_file(path)
+    mean, std = (
+        value.float().cpu()[None, :, None, None, None] for value in (vae.latents_mean, vae.latents_std)
+    )
+    return (stored["mean"] - mean) / std, stored["deviation"] / std
+
+
+def _fingerprint(vae: AutoencoderKLLTX, clips: ShapeClips, count: int) -> str:
+    digest = hashlib.sha256(json.dumps([repr(clips), count]).encode())
+    for name, weight in sorted(vae.encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

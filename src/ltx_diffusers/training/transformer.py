@@ -1,0 +1,285 @@
+"""Training the transformer with its text encoder: text-to-video and image-to-video together (paper, section 2.3)."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from ..data import data_readers
+from ..data.moving_shapes import vocabulary
+from ..data.pictures import contact_sheet
+from ..data.video import write_video
+from ..denoising.conditions import FirstFrameCondition
+from ..denoising.state import at_noise_level, from_noise, token_levels, velocity_target
+from ..errors import InputError
+from ..functional.coordinates import video_coordinates
+from ..geometry import CompressionRatios, VideoSize
+from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+from ..models.transformers.transformer_ltx import LTXTransformer3DModel
+from ..objectives import objectives
+from ..objectives.flow_matching import FlowPass
+from ..pipelines.pipeline_ltx import LTXPipeline
+from ..schedulers.densities import build_timestep_density
+from ..schedulers.flow_match import LTXFlowMatchScheduler
+from .config import RunConfig, StrictModel
+from .latent_cache import cached_posteriors
+from .text import build_text_encoder, build_word_tokenizer
+
+_VALIDATION_SEED = 1
+_VALIDATION_CLIPS = 64
+
+
+class DensityConfig(StrictModel):
+    """Where training's noise levels come from.
+
+    Attributes:
+        name: A registered timestep density.
+        options: Its settings.
+        stratified: Spread the levels of a batch evenly over the density.
+    """
+
+    name: str = "logit-normal"
+    options: dict[str, Any] = Field(default_factory=dict)
+    stratified: bool = True
+
+
+class TransformerTrainConfig(RunConfig):
+    """Config of `ltx-diffusers train transformer`.
+
+    Attributes:
+        vae: Folder of the finished VAE.
+        model: Arguments of `LTXTransformer3DModel`.
+        text_encoder: Fields of `T5Config`.
+        text_length: Longest text in tokens.
+        scheduler: Arguments of the `LTXFlowMatchScheduler` that the finished pipeline samples with.
+        initial_weights: Folder of a pipeline to go on from, or None for random weights.
+        steps: Optimizer steps.
+        batch_size: Clips of a step, over all processes.
+        cached_clips: Training clips whose latents are encoded beforehand; every clip's wording is drawn anew.
+        objective: A registered objective for `FlowPass`.
+        density: Noise levels.
+        caption_dropout: Share of captions replaced by the empty one, for classifier-free guidance.
+        first_frame_share: Share of samples whose first frame is given (image-to-video).
+        first_frame_noise: The given frame's own noise level is drawn from [0, this].
+        validation_prompts: Held-out prompts that a video is made for at each validation.
+        export_dtype: Data type of the exported weights.
+    """
+
+    vae: str
+    model: dict[str, Any] = Field(default_factory=dict)
+    text_encoder: dict[str, Any] = Field(default_factory=dict)
+    text_length: int = Field(default=32, gt=1)
+    scheduler: dict[str, Any] = Field(default_factory=dict)
+    initial_weights: str | None = None
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    cached_clips: int = Field(default=8192, gt=0)
+    objective: str = "flow-matching"
+    density: DensityConfig = DensityConfig()
+    caption_dropout: float = Field(default=0.1, ge=0, le=1)
+    first_frame_share: float = Field(default=0.25, ge=0, le=1)
+    first_frame_noise: float = Field(default=0.05, ge=0, lt=1)
+    validation_prompts: int = Field(default=8, gt=0)
+    export_dtype: str = Field(default="bfloat16", pattern="^(float32|bfloat16|float16)$")
+
+
+class TransformerTrainingModule(torch.nn.Module):
+    """Transformer, text encoder and objective: one call is one training pass.
+
+    Args:
+        transformer: The model to train.
+        text_encoder: Trained along.
+        config: Settings of the run.
+        ratios: Compression of the VAE, for coordinates.
+    """
+
+    def __init__(
+        self,
+        transformer: LTXTransformer3DModel,
+        text_encoder: torch.nn.Module,
+        config: TransformerTrainConfig,
+        ratios: CompressionRatios,
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.text_encoder = text_encoder
+        self.config = config
+        self.ratios = ratios
+        self.density = build_timestep_density(config.density.name, **config.density.options)
+        self.objective = objectives.get(config.objective)()
+        if self.objective.inputs is not FlowPass:
+            raise InputError(f"the objective {config.objective!r} is not one of a transformer")
+
+    def forward(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Losses (B,) of a batch: posteriors `mean` (B, C, F, H, W) and `deviation`, `input_ids`, `text_mask`."""
+        device = batch["mean"].device
+
+        def draw(*shape: int) -> torch.Tensor:
+            return torch.rand(shape, generator=generator, device=device)
+
+        def draw_normal() -> torch.Tensor:
+            return torch.randn(batch["mean"].shape, generator=generator, device=device)
+
+        batch_size = batch["mean"].shape[0]
+        latents = batch["mean"] + batch["deviation"] * draw_normal()
+        coords = video_coordinates(
+            VideoSize(*latents.shape[2:]),
+            batch_size=batch_size,
+            frame_rate=self.config.data.frame_rate,
+            ratios=self.ratios,
+            causal=self.transformer.config.causal_temporal_positioning,
+            device=device,
+        )
+        state = from_noise(draw_normal(), coords, clean=latents)
+        given = draw(batch_size) < self.config.first_frame_share
+        strength = torch.where(given, 1 - self.config.first_frame_noise * draw(batch_size), 0.0)
+        state = FirstFrameCondition(latents[:, :, :1], strength).apply_to(state)
+        sigma = self.density.sample(
+            batch_size,
+            num_tokens=state.num_target,
+            generator=generator,
+            device=device,
+            stratified=self.config.density.stratified,
+        )
+        noised = at_noise_level(state, sigma)
+        levels = token_levels(state, sigma)
+        text = self.text_encoder(input_ids=batch["input_ids"], attention_mask=batch["text_mask"])[0]
+        prediction = self.transformer(
+            noised.tokens,
+            encoder_hidden_states=text,
+            timestep=levels * self.transformer.config.timestep_scale_multiplier,
+            encoder_attention_mask=batch["text_mask"],
+            video_coords=coords,
+            return_dict=False,
+        )[0]
+        record = FlowPass(prediction.float(), velocity_target(state), state.strength == 0)
+        return {"loss": self.objective(record)}
+
+
+class TransformerTask:
+    """The `Task` (see training/loop.py) of training a transformer. Raises `InputError` for settings that can't work."""
+
+    def __init__(self, config: TransformerTrainConfig) -> None:
+        self.config = config
+        self.total_steps = config.steps
+        data = config.data
+        self.vae = AutoencoderKLLTX.from_pretrained(config.vae).requires_grad_(False).eval()
+        self.ratios = CompressionRatios(
+            self.vae.temporal_compression_ratio,
+            self.vae.spatial_compression_ratio,
+            self.vae.spatial_compression_ratio,
+        )
+        torch.manual_seed(config.seed)
+        if config.initial_weights is None:
+            self.tokenizer = build_word_tokenizer(vocabulary(), config.text_length)
+            text_encoder = build_text_encoder(self.tokenizer, config.text_encoder)
+            transformer = LTXTransformer3DModel(**config.model)
+        else:
+            pipeline = LTXPipeline.from_pretrained(config.initial_weights, torch_dtype=torch.float32)
+            self.tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
+            transformer = pipeline.transformer
+        self.scheduler = LTXFlowMatchScheduler(**config.scheduler)
+        self.module = TransformerTrainingModule(transformer, text_encoder, config, self.ratios)
+        reader = data_readers.get(data.reader)
+        self.clips = reader(data.num_frames, data.height, data.width, "train", data.seed)
+        self.held_out = reader(data.num_frames, data.height, data.width, "held-out", data.seed)
+        folder = Path(config.output) / "cache"
+        self.posteriors = cached_posteriors(self.vae, self.clips, config.cached_clips, folder)
+        self.held_out_posteriors = cached_posteriors(self.vae, self.held_out, _VALIDATION_CLIPS, folder)
+
+    def batch(self, step: int, rank: int, world_size: int) -> dict[str, torch.Tensor]:
+        """This rank's latents and texts of a step; see `TransformerTrainingModule.forward`."""
+        numbers, rng = self._share(step, rank, world_size)
+        captions = [
+            "" if rng.random() < self.config.caption_dropout else self.clips.caption(number, rng)
+            for number in numbers
+        ]
+        return self._inputs(self.posteriors, numbers, captions)
+
+    def describe_sample(self, step: int, rank: int, world_size: int, index: int) -> str:
+        """Number of a sample's clip in its set."""
+        return f"clip {self._share(step, rank, world_size)[0][index]} of {self.config.data.reader}"
+
+    @torch.no_grad()
+    def validate(self, folder: Path) -> dict[str, float]:
+        """Loss on held-out clips at fixed draws; a video for each of some held-out prompts, and a sheet of them."""
+        device = self.module.transformer.device
+        rng = np.random.default_rng(_VALIDATION_SEED)
+        numbers = list(range(_VALIDATION_CLIPS))
+        captions = [self.held_out.caption(number, rng) for number in numbers]
+        inputs = self._inputs(self.held_out_posteriors, numbers, captions)
+        inputs = {name: value.to(device) for name, value in inputs.items()}
+        generator = torch.Generator(device).manual_seed(_VALIDATION_SEED)
+        loss = self.module(inputs, generator)["loss"].mean().item()
+
+        prompts = captions[: self.config.validation_prompts]
+        data = self.config.data
+        pipeline = self.pipeline()
+        pipeline.set_progress_bar_config(disable=True)
+        videos = pipeline(
+            prompts,
+            height=data.height,
+            width=data.width,
+            num_frames=data.num_frames,
+            frame_rate=data.frame_rate,
+            generator=[torch.Generator().manual_seed(index) for index in range(len(prompts))],
+            output_type="np",
+        ).frames
+        videos = [(video * 255).round().astype(np.uint8) for video in videos]
+        contact_sheet(videos, prompts, path=folder / "videos.png")
+        for index, video in enumerate(videos):
+            write_video(folder / f"{index:02d}.mp4", video, data.frame_rate, {"prompt": prompts[index]})
+        return {"held_out_loss": loss}
+
+    def finish(self) -> None:
+        """Nothing is left to measure."""
+
+    def export(self, folder: Path) -> None:
+        """Save the pipeline."""
+        dtype = getattr(torch, self.config.export_dtype)
+        pipeline = self.pipeline()
+        parts = {
+            name: copy.deepcopy(part).to(dtype) if isinstance(part, torch.nn.Module) else part
+            for name, part in pipeline.components.items()
+        }
+        LTXPipeline(**parts).save_pretrained(folder)
+
+    def pipeline(self) -> LTXPipeline:
+        """The models under training as a pipeline."""
+        return LTXPipeline(
+            scheduler=self.scheduler,
+            vae=self.vae.to(self.module.transformer.device),
+            text_encoder=self.module.text_encoder,
+            tokenizer=self.tokenizer,
+            transformer=self.module.transformer,
+        )
+
+    def _inputs(
+        self, posteriors: tuple[torch.Tensor, torch.Tensor], numbers: list[int], captions: list[str]
+    ) -> dict[str, torch.Tensor]:
+        mean, deviation = posteriors
+        text = self.tokenizer(
+            captions, padding=True, truncation=True, max_length=self.config.text_length, return_tensors="pt"
+        )
+        return {
+            "mean": mean[numbers],
+            "deviation": deviation[numbers],
+            "input_ids": text.input_ids,
+            "text_mask": text.attention_mask,
+        }
+
+    def _share(self, step: int, rank: int, world_size: int) -> tuple[list[int], np.random.Generator]:
+        """The numbers of the clips that a rank takes at a step, and the generator of their wordings."""
+        size = self.config.batch_size // world_size
+        if size * world_size != self.config.batch_size:
+            raise InputError("the batch size must be a multiple of the processes", got=self.config.batch_size)
+        numbers = np.random.default_rng([self.config.seed, step]).integers(
+            self.config.cached_clips, size=self.config.batch_size
+        )
+        share = numbers[rank * size : (rank + 1) * size]
+        return share.tolist(), np.random.default_rng([self.config.seed, step, rank])

@@ -1,0 +1,78 @@
+"""Training configs: strict, with near names, overrides and a round trip through YAML."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ltx_diffusers.errors import InputError
+from ltx_diffusers.training.config import load_config, save_config
+from ltx_diffusers.training.transformer import TransformerTrainConfig
+from ltx_diffusers.training.vae import VAETrainConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        yaml.safe_dump({"output": "x", "stages": [{"steps": 1, "num_frames": 9, "batch_size": 2}]})
+    )
+    return path
+
+
+def test_shipped_recipes_are_valid():
+    load_config(VAETrainConfig, CONFIGS / "embedded/vae.yaml")
+    load_config(TransformerTrainConfig, CONFIGS / "embedded/transformer.yaml")
+
+
+def test_overrides_reach_sections_and_lists(config_file):
+    config = load_config(
+        VAETrainConfig,
+        config_file,
+        ["stages.0.steps=7", "optimizer.learning_rate=0.5", "objectives={l2: 2.0}", "seed=3"],
+    )
+    assert config.stages[0].steps == 7
+    assert config.optimizer.learning_rate == 0.5
+    assert config.objectives == {"l2": 2.0}
+    assert config.seed == 3
+
+
+def test_round_trip(config_file, tmp_path):
+    config = load_config(VAETrainConfig, config_file, ["optimizer.betas=[0.8, 0.9]"])
+    save_config(config, tmp_path / "again.yaml")
+    assert load_config(VAETrainConfig, tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sead=1", "did you mean seed"),
+        ("optimizer.learning_rat=1.0", "did you mean learning_rate"),
+        ("stages.0.step=1", "did you mean steps"),
+        ("seed=much", "seed"),
+        ("seed='1'", "seed"),
+        ("optimizer.learning_rate=-1.0", "learning_rate"),
+        ("stages.5.steps=1", "no such place"),
+        ("no-equals-sign", "key=value"),
+        ("data.height=100", "96 or 128"),
+        ("data.num_frames=18", "17 or 25"),
+        ("output: [", "key=value"),
+        ("data=[", "YAML"),
+    ],
+)
+def test_bad_settings_are_named(config_file, override, message):
+    with pytest.raises(InputError, match=message):
+        load_config(VAETrainConfig, config_file, [override])
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(InputError, match="can't read the config"):
+        load_config(VAETrainConfig, tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(InputError, match="mapping"):
+        load_config(VAETrainConfig, tmp_path / "list.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_config(VAETrainConfig, tmp_path / "broken.yaml")

@@ -1,0 +1,139 @@
+"""Transformer training: the same tokens and predictions as sampling, exact resume, a pipeline at the end."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny_runs import TINY_VAE, transformer_run
+
+from ltx_diffusers import LTXPipeline
+from ltx_diffusers.denoising.conditions import FirstFrameCondition
+from ltx_diffusers.denoising.guidance import ClassifierFreeGuidance
+from ltx_diffusers.denoising.state import from_noise
+from ltx_diffusers.denoising.velocity import GuidedVelocity, TextFeatures
+from ltx_diffusers.functional.latents import unpack_latents
+from ltx_diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+from ltx_diffusers.training.config import parse_config
+from ltx_diffusers.training.latent_cache import cached_posteriors
+from ltx_diffusers.training.loop import Trainer
+from ltx_diffusers.training.transformer import TransformerTask, TransformerTrainConfig
+from ltx_diffusers.training.vae import to_model_range
+
+
+@pytest.fixture(scope="module")
+def vae_folder(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("vae")
+    vae = AutoencoderKLLTX(**TINY_VAE)
+    vae.latents_mean.normal_()
+    vae.latents_std.uniform_(0.5, 2.0)
+    vae.save_pretrained(folder)
+    return folder
+
+
+def trainer(folder: Path, vae: Path, *, resume: bool = False, **changes: object) -> Trainer:
+    config = parse_config(TransformerTrainConfig, transformer_run(folder, vae, **changes))
+    return Trainer(TransformerTask(config), config, resume=resume)
+
+
+def test_resumed_equals_unbroken_and_the_pipeline_works(tmp_path, vae_folder):
+    unbroken = trainer(tmp_path / "unbroken", vae_folder, export_dtype="float32")
+    folder = unbroken.train()
+    broken = trainer(tmp_path / "broken", vae_folder)
+    for _ in range(2):
+        broken.train_step()
+        broken.step += 1
+    broken.save()
+    resumed = trainer(tmp_path / "broken", vae_folder, resume=True)
+    resumed.train()
+    for name, value in unbroken.task.module.state_dict().items():
+        assert torch.equal(value, resumed.task.module.state_dict()[name]), name
+
+    pipeline = LTXPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    frames = pipeline("a red circle", height=32, width=64, num_frames=9, output_type="np").frames
+    assert frames.shape == (1, 9, 32, 64, 3)
+    average = dict(
+        zip((n for n, _ in unbroken.task.module.named_parameters()), unbroken.ema.shadow_params, strict=True)
+    )
+    for name, value in pipeline.transformer.named_parameters():
+        assert torch.equal(value, average[f"transformer.{name}"]), name
+    sheets = sorted(path.name for path in (tmp_path / "unbroken/validation/final").iterdir())
+    assert sheets == ["00.mp4", "01.mp4", "videos.png"]
+
+
+def test_the_prediction_in_training_is_that_of_the_pipeline(tmp_path, vae_folder, monkeypatch):
+    """Same tokens, noise level, first frame and text: same call of the transformer (contract of one core)."""
+    run = trainer(tmp_path, vae_folder, caption_dropout=0.0, first_frame_share=1.0, first_frame_noise=0.0)
+    task = run.task
+    calls = []
+    original = task.module.transformer.forward
+
+    def record(*args, **kwargs):
+        result = original(*args, **kwargs)
+        calls.append((args, kwargs, result))
+        return result
+
+    monkeypatch.setattr(task.module.transformer, "forward", record)
+    batch = task.batch(0, 0, 1)
+    with torch.no_grad():
+        task.module.eval()(batch, torch.Generator().manual_seed(0))
+    (tokens,), kwargs, _ = calls[0]
+    # The tokens of the first latent frame are given clean, the others are noised at one level per sample.
+    first = kwargs["timestep"][:, :2]
+    assert torch.equal(first, torch.zeros_like(first))
+    later = kwargs["timestep"][:, 2:]
+    assert torch.equal(later, later[:, :1].expand_as(later)) and (later > 0).all()
+
+    pipeline = task.pipeline()
+    captions = [task.clips.caption(number, rng) for number, rng in _captions(task)]
+    embeds, mask, _, _ = pipeline.encode_prompt(
+        captions, do_classifier_free_guidance=False, max_sequence_length=16
+    )
+    latents = unpack_latents(tokens, 2, 1, 2)
+    state = from_noise(latents, kwargs["video_coords"])
+    state = FirstFrameCondition(latents[:, :, :1]).apply_to(state)
+    velocity = GuidedVelocity(
+        task.module.transformer, {"positive": TextFeatures(embeds, mask)}, ClassifierFreeGuidance(scale=1.0)
+    )
+    with torch.no_grad():
+        predicted = velocity(state, kwargs["timestep"])
+    torch.testing.assert_close(predicted, calls[0][2][0], atol=1e-5, rtol=1e-4)
+
+
+def _captions(task):
+    numbers, rng = task._share(0, 0, 1)
+    for number in numbers:
+        rng.random()  # the draw that decides on dropping the caption
+        yield number, rng
+
+
+def test_latents_are_those_of_the_encoder_and_are_read_again(tmp_path, vae_folder):
+    run = trainer(tmp_path, vae_folder)
+    task = run.task
+    vae = task.vae
+    with torch.no_grad():
+        video = to_model_range(np.stack([task.clips[index].frames for index in range(2)]))
+        posterior = vae.encode(video).latent_dist
+    mean = (posterior.mean - vae.latents_mean[None, :, None, None, None]) / vae.latents_std[
+        None, :, None, None, None
+    ]
+    torch.testing.assert_close(task.posteriors[0][:2], mean, atol=0.05, rtol=0.05)  # encoded in bf16
+    files = sorted((tmp_path / "cache").iterdir())
+    stamps = [path.stat().st_mtime_ns for path in files]
+    again = cached_posteriors(vae, task.clips, 6, tmp_path / "cache")
+    assert torch.equal(again[0], task.posteriors[0])
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "cache").iterdir())] == stamps
+    with torch.no_grad():
+        vae.encoder.conv_in.conv.weight.mul_(1.5)
+    other = cached_posteriors(vae, task.clips, 6, tmp_path / "cache")
+    assert not torch.equal(other[0], again[0])
+
+
+def test_captions_are_dropped_and_drawn_anew(tmp_path, vae_folder):
+    task = trainer(tmp_path, vae_folder, caption_dropout=1.0).task
+    assert task.batch(0, 0, 1)["text_mask"].sum(1).tolist() == [1, 1, 1, 1]  # the end mark alone
+    task = trainer(tmp_path, vae_folder, caption_dropout=0.0, cached_clips=1).task
+    wordings = {tuple(row) for step in range(6) for row in task.batch(step, 0, 1)["input_ids"].tolist()}
+    assert len(wordings) > 3
