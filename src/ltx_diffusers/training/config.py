@@ -79,7 +79,7 @@ class RunConfig(StrictModel):
     Attributes:
         output: Folder of the run: checkpoints, logs, validation pictures and the finished model.
         seed: Seed of initial weights and of every random draw.
-        mixed_precision: "no", or "bf16" autocast with fp32 weights.
+        precision: "fp32", or "bf16" for autocast with fp32 weights.
         ema_decay: Decay of the moving average of the weights, which is what gets exported; 0 switches it off.
         checkpoint_every, keep_checkpoints: Steps between checkpoints, and how many to keep.
         validate_every: Steps between validations (pictures and figures); 0 for only the one at the end.
@@ -88,7 +88,7 @@ class RunConfig(StrictModel):
 
     output: str
     seed: int = 0
-    mixed_precision: Literal["no", "bf16"] = "no"
+    precision: Literal["fp32", "bf16"] = "fp32"
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     checkpoint_every: int = Field(default=500, gt=0)
     keep_checkpoints: int = Field(default=2, gt=0)

@@ -85,7 +85,9 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
 
         self.accelerator = Accelerator(
-            mixed_precision=config.mixed_precision, log_with="tensorboard", project_dir=str(self.folder)
+            mixed_precision="bf16" if config.precision == "bf16" else "no",
+            log_with="tensorboard",
+            project_dir=str(self.folder),
         )
         self.parameters = [p for p in task.module.parameters() if p.requires_grad]
         task.module.to(self.accelerator.device)
