@@ -144,9 +144,9 @@ def load_pipeline(
     Raises:
         InputError: If the model can't be loaded.
     """
-    from ..integration import register
+    from .setup import set_up
 
-    register()
+    set_up()
     if quiet:
         from transformers.utils import logging
 
@@ -178,9 +178,9 @@ def load_vae(
     Raises:
         InputError: If it can't be loaded.
     """
-    from ..integration import register
+    from .setup import set_up
 
-    register()
+    set_up()
     if quiet:
         hush()
     from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX

@@ -88,8 +88,7 @@ class Settings:
         sides = {"height": self.height, "width": self.width}
         size = {name: 32 if side is None else side for name, side in sides.items()}
         check_video_size(frames=1 if self.num_frames is None else self.num_frames, **size)
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise InputError(f"unknown dtype {self.dtype!r}", expected=f"one of {', '.join(DTYPES)}")
+        check_dtype(self.dtype)
         if self.image is not None and self.image_sha256 not in (None, file_hash(self.image)):
             raise MediaError(f"{self.image} isn't the image that the video was made with", fix="give --image")
 
@@ -122,6 +121,16 @@ _SPOKEN = {
     "num_inference_steps": "this number of steps (--steps)",
     "guidance_scale": "this guidance (--guidance)",
 }
+
+
+def check_dtype(name: str | None) -> None:
+    """Check the name of a dtype; None is the default one.
+
+    Raises:
+        InputError: If there is no such dtype.
+    """
+    if name is not None and name not in DTYPES:
+        raise InputError(f"unknown dtype {name!r}", expected=f"one of {', '.join(DTYPES)}")
 
 
 def parse_size(text: str) -> tuple[int, int]:
