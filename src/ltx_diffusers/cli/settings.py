@@ -89,7 +89,8 @@ class Settings:
         size = {name: 32 if side is None else side for name, side in sides.items()}
         check_video_size(frames=1 if self.num_frames is None else self.num_frames, **size)
         check_dtype(self.dtype)
-        if self.image is not None and self.image_sha256 not in (None, file_hash(self.image)):
+        made_with = None if self.image is None else self.image_sha256
+        if made_with is not None and file_hash(self.image) != made_with:
             raise MediaError(f"{self.image} isn't the image that the video was made with", fix="give --image")
 
     def _check_numbers(self) -> None:
