@@ -1,0 +1,310 @@
+"""`ltx-diffusers generate`: what it makes, how it is made again, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.saved_models import DEFAULTS, GUIDANCE, STEPS, save_tiny_pipeline
+from PIL import Image
+
+from ltx_diffusers import LTXImageToVideoPipeline, LTXPipeline
+from ltx_diffusers.cli import app, loading
+from ltx_diffusers.data import video
+from ltx_diffusers.data.video import read_metadata, read_video
+from ltx_diffusers.errors import MediaError
+
+PROMPT = "a red circle moves left"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a tiny random pipeline."""
+    return str(save_tiny_pipeline(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands run where nothing else lies."""
+    monkeypatch.chdir(tmp_path)
+
+
+def picture(path: str, width: int = 192, height: int = 64) -> str:
+    """A file of three vertical stripes: red, green, blue."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    third = width // 3
+    for channel in range(3):
+        pixels[:, channel * third : (channel + 1) * third, channel] = 255
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def run(*arguments: object) -> int:
+    return app.main(["generate", *map(str, arguments)])
+
+
+def test_makes_the_video_that_the_pipeline_makes(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: one call of the pipeline with the same seed; the folder of frames loses nothing."""
+    assert run(PROMPT, "--model", model, "--seed", 5, "--format", "frames", "--negative", "blue") == 0
+    frames, fps = read_video("out")
+    pipeline = LTXPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(5)
+    expected = pipeline(PROMPT, "blue", generator=generator, output_type="np").frames[0]
+    assert np.abs(frames - 255 * expected).max() <= 0.51
+    assert frames.shape == (DEFAULTS["num_frames"], DEFAULTS["height"], DEFAULTS["width"], 3)
+    assert fps == DEFAULTS["frame_rate"]
+    out, err = capsys.readouterr()
+    assert err == ""
+    for text in ("out: 9 frames of 96x64 at 12 fps, 3 steps, seed 5", "out.json", "load", "text", "denoise"):
+        assert text in out
+    for text in ("decode", "write", "peak memory", "GB"):
+        assert text in out
+
+
+def test_the_record_holds_everything_and_lies_in_the_video_too(model: str) -> None:
+    assert run(PROMPT, "--model", model, "-o", "clip.mp4") == 0
+    record = json.loads(Path("clip.json").read_text())
+    assert read_metadata("clip.mp4") == record
+    assert isinstance(record.pop("seed"), int)
+    versions = record.pop("versions")
+    assert set(versions) == {"ltx-diffusers", "torch", "diffusers", "transformers", "python"}
+    assert record == {
+        "prompt": PROMPT,
+        "model": model,
+        **DEFAULTS,
+        "num_inference_steps": STEPS,
+        "guidance_scale": GUIDANCE,
+        "decode_timestep": 0.05,
+        "decode_noise_scale": 0.025,
+        "dtype": "float32",
+    }
+    assert sorted(path.name for path in Path().iterdir()) == ["clip.json", "clip.mp4"]
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm", "clip.gif", "clip"])
+def test_formats_by_the_ending(model: str, name: str) -> None:
+    extra = ["--format", "frames"] if name == "clip" else []
+    assert run(PROMPT, "--model", model, "-o", name, "--fps", 10, *extra) == 0
+    frames, fps = read_video(name)
+    assert len(frames) == 9 and fps == pytest.approx(10)
+    assert read_metadata(name) == json.loads(Path("clip.json").read_text())
+
+
+def test_a_random_seed_is_drawn_each_time_and_options_are_used(model: str) -> None:
+    options = ["--steps", 2, "--guidance", 1, "--size", "64x32", "--frames", 17, "--dtype", "bf16"]
+    for name in ("a", "b"):
+        assert run(PROMPT, "--model", model, "--format", "frames", "-o", name, *options) == 0
+    first, second = (json.loads(Path(f"{name}.json").read_text()) for name in ("a", "b"))
+    assert first.pop("seed") != second.pop("seed")
+    assert first == second
+    assert (first["num_inference_steps"], first["guidance_scale"], first["dtype"]) == (2, 1, "bfloat16")
+    (frames, _), (others, _) = read_video("a"), read_video("b")
+    assert frames.shape == (17, 32, 64, 3)
+    assert not np.array_equal(frames, others)
+
+
+@pytest.mark.parametrize("source", ["a.json", "a.mp4"])
+def test_a_video_can_be_made_again(model: str, source: str) -> None:
+    assert run(PROMPT, "--model", model, "-o", "a.mp4", "--steps", 2, "--size", "64x64") == 0
+    assert run("--from-json", source, "-o", "b.mp4") == 0
+    assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes()
+    assert run("a green square", "--from-json", source, "-o", "c.mp4") == 0
+    changed = json.loads(Path("a.json").read_text()) | {"prompt": "a green square"}
+    assert json.loads(Path("c.json").read_text()) == changed
+    assert Path("a.mp4").read_bytes() != Path("c.mp4").read_bytes()
+
+
+def test_the_first_frame_covers_the_size_and_is_cut(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {}
+    call = LTXImageToVideoPipeline.__call__
+
+    # Keeps the signature, from which the defaults are read.
+    monkeypatch.setattr(
+        loading, "load_pipeline", _spy(loading.load_pipeline, LTXImageToVideoPipeline, given, monkeypatch)
+    )
+    arguments = [PROMPT, "--model", model, "--image", picture("first.png"), "--size", "64x64"]
+    assert run(*arguments, "-o", "a.mp4") == 0
+    assert call is not LTXImageToVideoPipeline.__call__
+    # The middle third of the stripes is green.
+    assert np.array_equal(given["image"], np.full((64, 64, 3), (0, 255, 0), np.uint8))
+    record = json.loads(Path("a.json").read_text())
+    assert record["image"] == "first.png" and len(record["image_sha256"]) == 64
+
+    assert run("--from-json", "a.json", "-o", "b.mp4") == 0
+    assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes()
+    capsys.readouterr()
+    picture("first.png", width=96)
+    assert run("--from-json", "a.json", "-o", "c.mp4") == 2
+    assert "isn't the image" in capsys.readouterr().err
+    assert run("--from-json", "a.json", "-o", "c.mp4", "--image", "first.png") == 0
+
+
+def _spy(load, kind: type, given: dict, monkeypatch: pytest.MonkeyPatch):
+    """`load`, after which calls of pipelines of this kind leave their image in `given`."""
+    import functools
+
+    call = kind.__call__
+
+    @functools.wraps(call)
+    def remember(self, *args, **kwargs):
+        given["image"] = kwargs["image"]
+        return call(self, *args, **kwargs)
+
+    def load_and_spy(*args, **kwargs):
+        monkeypatch.setattr(kind, "__call__", remember)
+        return load(*args, **kwargs)
+
+    return load_and_spy
+
+
+BAD = {
+    "width": (["--size", "100x64"], "100", "96 or 128"),
+    "height": (["--size", "64x10"], "10", "use 32"),
+    "size": (["--size", "64"], "'64'", "WIDTHxHEIGHT"),
+    "frames": (["--frames", "10"], "10", "9 or 17"),
+    "frames 0": (["--frames", "0"], "0"),
+    "steps": (["--steps", "0"], "--steps"),
+    "steps text": (["--steps", "many"], "--steps"),
+    "guidance": (["--guidance", "-1"], "--guidance"),
+    "guidance nan": (["--guidance", "nan"], "--guidance"),
+    "fps": (["--fps", "0"], "--fps"),
+    "seed": (["--seed", "-1"], "seed"),
+    "format": (["--format", "mp5"], "mp5", "'mp4'"),
+    "ending": (["-o", "out.avi"], ".avi", ".webm"),
+    "format and ending": (["-o", "out.mp4", "--format", "gif"], "gif"),
+    "no output folder": (["-o", "none/out.mp4"], "doesn't exist"),
+    "output is a folder": (["-o", "folder.mp4"], "is a folder"),
+    "record is a folder": (["-o", "taken.mp4"], "taken.json is a folder"),
+    "frames exist": (["-o", "full", "--format", "frames"], "exists already"),
+    "image missing": (["--image", "frist.png"], "no such image", "first.png"),
+    "image unreadable": (["--image", "broken.png"], "broken.png"),
+    "image is a folder": (["--image", "full"], "is a folder"),
+    "model": (["--model", "embeded"], "embeded", "did you mean embedded?"),
+    "model near": (["--model", "models/tinny"], "models/tiny"),
+    "model folder": (["--model", "full"], "no model"),
+    "model component": (["--model", "alone"], "single component"),
+    "repository": (["--model", "Lightricks/LTX-Vidoe"], "Lightricks/LTX-Video"),
+    "device": (["--device", "gpu"], "'gpu'", "cuda"),
+    "dtype": (["--dtype", "int8"], "int8", "bfloat16"),
+    "option": (["--nonsense"], "--nonsense"),
+    "record missing": (["--from-json", "none.json"], "none.json"),
+    "record empty": (["--from-json", "empty.json"], "no settings"),
+    "record broken": (["--from-json", "broken.json"], "JSON"),
+    "record with bad values": (["--from-json", "odd.json"], "10.5"),
+    "video without record": (["--from-json", "first.png"], ""),
+}
+
+
+@pytest.fixture
+def surroundings(model: str) -> None:
+    """Files that the bad inputs name."""
+    picture("first.png")
+    Path("broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
+    Path("folder.mp4").mkdir()
+    Path("taken.json").mkdir()
+    Path("full").mkdir()
+    Path("full/file").touch()
+    Path("alone").mkdir()
+    Path("alone/config.json").write_text("{}")
+    Path("models").mkdir()
+    Path("models/tiny").symlink_to(model)
+    Path("empty.json").write_text("{}")
+    Path("broken.json").write_text("{")
+    Path("odd.json").write_text(json.dumps({"prompt": "x", "num_frames": 10.5}))
+
+
+def files() -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in Path().rglob("*")}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(
+    case: str,
+    model: str,
+    surroundings: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loading, "pick_device", lambda name: pytest.fail("this came to loading"))
+    before = files()
+    options, *texts = BAD[case]
+    given = [] if "--model" in options else ["--model", model]
+    assert run("a red circle", *given, *options) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    for text in texts:
+        assert text in err
+    assert files() == before
+
+
+def test_a_prompt_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 2
+    assert "a prompt is needed" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_no_gpu(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(PROMPT, "--model", model, "--device", "cuda") == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "no GPU cuda" in err and "--device cpu" in err
+    assert list(Path().iterdir()) == []
+
+
+def test_a_broken_model_is_one_line(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(model, "broken")
+    weights = next(Path("broken/vae").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert run(PROMPT, "--model", "broken") == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "the model broken can't be loaded" in err
+    assert [path.name for path in Path().iterdir()] == ["broken"]
+
+
+def test_nothing_is_left_when_writing_fails(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise MediaError("the disk is full")
+
+    monkeypatch.setattr(video, "write_video", fail)
+    assert run(PROMPT, "--model", model) == 2
+    assert capsys.readouterr().err == "error: the disk is full\n"
+    assert list(Path().iterdir()) == []
+
+
+def test_bad_input_is_answered_before_torch_is_imported(surroundings: None, model: str) -> None:
+    cases = [
+        ["--size", "100x64"],
+        ["--frames", "10"],
+        ["--image", "broken.png"],
+        ["--model", "embeded"],
+        ["-o", "none/out.mp4"],
+        ["--device", "gpu"],
+    ]
+    code = (
+        "import sys\n"
+        "from ltx_diffusers.cli.app import main\n"
+        f"for case in {cases!r}:\n"
+        f"    given = [] if '--model' in case else ['--model', {model!r}]\n"
+        "    code = main(['generate', 'a red circle', *given, *case])\n"
+        "    assert code == 2, (case, code)\n"
+        "    heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
+        "    assert not heavy, (case, heavy)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == len(cases)
+    assert "Traceback" not in done.stderr

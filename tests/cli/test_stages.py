@@ -1,0 +1,51 @@
+"""Times of stages, and peak memory."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from ltx_diffusers.cli.stages import Stages, peak_memory
+
+
+def test_each_stage_is_timed_and_ends_where_the_next_begins() -> None:
+    waits = []
+    with Stages(synchronize=lambda: waits.append(1)) as stages:
+        stages.begin("load")
+        time.sleep(0.02)
+        stages.begin("denoise", total=2)
+        time.sleep(0.04)
+        stages.advance()
+        assert list(stages.seconds) == ["load"]
+    assert stages.seconds["load"] >= 0.02 and stages.seconds["denoise"] >= 0.04
+    assert len(waits) == 2
+    assert stages.summary().startswith("load 0.0 s, denoise 0.")
+
+
+def test_a_terminal_sees_bars_that_go_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with Stages() as stages:
+        stages.begin("denoise", total=2)
+        stages.advance()
+        stages._bar.refresh()
+    out, err = capsys.readouterr()
+    assert out == "" and "denoise" in err and "1/2" in err
+
+
+def test_an_error_passes_and_ends_the_bars() -> None:
+    with pytest.raises(ZeroDivisionError), Stages() as stages:
+        stages.begin("load")
+        1 / 0  # noqa: B018
+    assert stages.seconds == {}
+
+
+def test_peak_memory_follows_what_is_held() -> None:
+    before = peak_memory()
+    block = b"x" * 200_000_000
+    assert 100e6 < peak_memory() - before < 400e6
+    assert len(block)
