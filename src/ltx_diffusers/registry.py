@@ -6,6 +6,7 @@ Built-ins and plugins go through the same call. A name clash raises; an unknown 
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -20,6 +21,8 @@ class Registry(Generic[T]):
     Args:
         kind: What the entries are, in the singular, for messages ("objective").
         check: Called with each new entry; raises `RegistrationError` if it isn't usable as this kind.
+        builtins: Modules whose import registers the built-in entries. They are imported when the registry is first
+            used, so that a registry can stand in a package that must stay light.
 
     Example:
         >>> objectives = Registry("objective")
@@ -28,9 +31,12 @@ class Registry(Generic[T]):
         >>> objectives.get("flow-matching")
     """
 
-    def __init__(self, kind: str, check: Callable[[str, T], None] | None = None) -> None:
+    def __init__(
+        self, kind: str, check: Callable[[str, T], None] | None = None, builtins: tuple[str, ...] = ()
+    ) -> None:
         self.kind = kind
         self._check = check
+        self._unloaded = builtins
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -41,6 +47,7 @@ class Registry(Generic[T]):
         """
 
         def add(entry: T) -> T:
+            self._load_builtins()
             known = self._entries.get(name)
             if known is not None and known is not entry:
                 raise RegistrationError(
@@ -61,25 +68,35 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: If there is none; the message lists near names, or all.
         """
+        self._load_builtins()
         try:
             return self._entries[name]
         except KeyError:
             near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
             raise UnknownNameError(
                 f"unknown {self.kind} {name!r}",
-                expected=" or ".join(map(repr, near)) if near else f"one of {', '.join(self.list()) or '(none)'}",
+                expected=" or ".join(map(repr, near))
+                if near
+                else f"one of {', '.join(self.list()) or '(none)'}",
             ) from None
 
     def list(self) -> list[str]:
         """All names, sorted."""
+        self._load_builtins()
         return sorted(self._entries)
 
     def __contains__(self, name: str) -> bool:
+        self._load_builtins()
         return name in self._entries
 
     def origin(self, name: str) -> str:
         """The module that the entry comes from, to tell plugins from built-ins."""
         return getattr(self.get(name), "__module__", type(self.get(name)).__module__)
+
+    def _load_builtins(self) -> None:
+        modules, self._unloaded = self._unloaded, ()
+        for module in modules:
+            importlib.import_module(module)
 
 
 def _where(entry: object) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from ..registry import Registry
 
-data_readers: Registry = Registry("data reader")
-
-from . import shape_clips as _shape_clips  # noqa: E402, F401 - registers the built-in readers
+data_readers: Registry = Registry("data reader", builtins=(f"{__name__}.shape_clips",))
 
 __all__ = ["data_readers"]

@@ -1,0 +1,1 @@
+"""Models: the transformer and the autoencoders, in Diffusers' format."""

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 from ..registry import Registry
 
-objectives: Registry = Registry("objective")
-
-from . import flow_matching as _flow_matching  # noqa: E402, F401 - registers the built-in objectives
-from . import vae as _vae  # noqa: E402, F401
+objectives: Registry = Registry("objective", builtins=(f"{__name__}.flow_matching", f"{__name__}.vae"))
 
 __all__ = ["objectives"]
