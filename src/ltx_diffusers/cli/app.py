@@ -7,7 +7,6 @@ heavy inside its functions: `--help` must answer at once.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import platform
 import traceback
 import warnings
@@ -49,8 +48,6 @@ def build_app() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_options)
     for name in _COMMANDS:
-        if importlib.util.find_spec(f"{__package__}.{name}") is None:
-            continue
         module = importlib.import_module(f"{__package__}.{name}")
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)

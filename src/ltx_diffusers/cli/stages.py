@@ -32,6 +32,7 @@ class Stages:
         self._current: str | None = None
         self._started = 0.0
         self._bar = self._task = None
+        self._done, self._total = 0, None
 
     def __enter__(self) -> Stages:
         if sys.stderr.isatty():
@@ -59,12 +60,14 @@ class Stages:
         self._end()
         self._current, self._started = name, time.perf_counter()
         if self._bar is not None:
-            self._task = self._bar.add_task(name, total=total)
+            self._task = self._bar.add_task(name, total=total, count=_count(0, total))
+            self._done, self._total = 0, total
 
     def advance(self) -> None:
         """One part of the current stage is done."""
         if self._bar is not None:
-            self._bar.advance(self._task)
+            self._done += 1
+            self._bar.update(self._task, advance=1, count=_count(self._done, self._total))
 
     def summary(self) -> str:
         """The stages and their times in one line, such as "load 3.1 s, denoise 4.0 s"."""
@@ -97,22 +100,20 @@ def peak_memory() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def _count(done: int, total: int | None) -> str:
+    """What stands behind a bar: nothing where it isn't known how long it is."""
+    return "" if total is None else f"{done}/{total}"
+
+
 def _progress_bar() -> Any:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[count]}"),
         TimeElapsedColumn(),
     )
     return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -22,6 +22,10 @@ PNG_METADATA_KEY = "ltx-diffusers"
 PNG_RATE_KEY = "frame rate"
 """Text entry of a PNG file that holds the frame rate as a fraction, such as 24 or 30000/1001."""
 
+# Below this an encoder's threads wait for each other longer than they work, most of all on a busy machine; so do
+# those that convert a single frame's colours.
+_ONE_THREAD_BYTES = 100_000_000
+
 Writer = Callable[[Path, np.ndarray, Fraction, "str | None"], None]
 
 
@@ -37,7 +41,8 @@ def compressed_writer(
         with av.open(str(path), "w", format=container_format, options=muxer) as container:
             if comment is not None:
                 container.metadata["comment"] = comment
-            stream = container.add_stream(codec, rate=rate, options=options)
+            small = {"threads": "1"} if frames.size < _ONE_THREAD_BYTES else {}
+            stream = container.add_stream(codec, rate=rate, options=options | small)
             stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
             context = stream.codec_context
             # 1 is BT.709 in each of FFmpeg's three tables; players guess at untagged video from its size.
@@ -45,7 +50,10 @@ def compressed_writer(
             context.color_range = ColorRange.MPEG
             for index, pixels in enumerate(frames):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(
-                    format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+                    format="yuv420p",
+                    dst_colorspace=Colorspace.ITU709,
+                    dst_color_range=ColorRange.MPEG,
+                    threads=1,
                 )
                 frame.pts = index
                 container.mux(stream.encode(frame))
@@ -126,7 +134,7 @@ def _write_frames(path: Path, frames: np.ndarray, rate: Fraction, comment: str |
 WRITERS: dict[str, Writer] = {
     "mp4": compressed_writer("mp4", "libx264", {"crf": "17", "preset": "slow"}, {"movflags": "+faststart"}),
     "webm": compressed_writer(
-        "webm", "libvpx-vp9", {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "2", "row-mt": "1"}, {}
+        "webm", "libvpx-vp9", {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "2"}, {}
     ),
     "gif": _write_gif,
     "frames": _write_frames,

@@ -318,7 +318,7 @@ def _read_file(path: Path, max_frames: int | None) -> tuple[np.ndarray, float]:
                 raise MediaError(f"{path} has no video stream")
             stream = container.streams.video[0]
             for frame in container.decode(stream):
-                picture = frame.to_ndarray(format="rgb24")
+                picture = frame.to_ndarray(format="rgb24", threads=1)
                 # FFmpeg counts counter-clockwise, as np.rot90 does.
                 frames.append(np.rot90(picture, round(frame.rotation / 90)) if frame.rotation else picture)
                 times.append(frame.time if frame.time is not None else math.nan)

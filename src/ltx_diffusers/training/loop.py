@@ -7,6 +7,7 @@ resumed run takes the steps that an unbroken one would have taken.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import time
 from pathlib import Path
@@ -64,7 +65,8 @@ class Trainer:
         resume: Go on from the last checkpoint in the run's folder.
 
     Raises:
-        InputError: If the folder holds checkpoints and `resume` is False, or none and `resume` is True.
+        InputError: If the folder holds checkpoints and `resume` is False, or none and `resume` is True, or TensorBoard
+            is missing.
     """
 
     def __init__(self, task: Task, config: RunConfig, *, resume: bool = False) -> None:
@@ -82,6 +84,8 @@ class Trainer:
             raise InputError(
                 "there is no checkpoint to resume from", got=self.folder, fix="leave out --resume"
             )
+        if importlib.util.find_spec("tensorboard") is None:
+            raise InputError("training needs TensorBoard", fix='pip install "ltx-diffusers[train]"')
         self.folder.mkdir(parents=True, exist_ok=True)
 
         self.accelerator = Accelerator(

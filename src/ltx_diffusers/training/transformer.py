@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from pydantic import Field
 
 from ..data import data_readers
@@ -194,8 +195,11 @@ class TransformerTask:
         self.clips = reader(data.num_frames, data.height, data.width, "train", data.seed)
         self.held_out = reader(data.num_frames, data.height, data.width, "held-out", data.seed)
         folder = Path(config.output) / "cache"
-        self.posteriors = cached_posteriors(self.vae, self.clips, config.cached_clips, folder)
-        self.held_out_posteriors = cached_posteriors(self.vae, self.held_out, _VALIDATION_CLIPS, folder)
+        processes = PartialState()
+        self.vae.to(processes.device)
+        with processes.main_process_first():  # the others find the file
+            self.posteriors = cached_posteriors(self.vae, self.clips, config.cached_clips, folder)
+            self.held_out_posteriors = cached_posteriors(self.vae, self.held_out, _VALIDATION_CLIPS, folder)
 
     def batch(self, step: int, rank: int, world_size: int) -> dict[str, torch.Tensor]:
         """This rank's latents and texts of a step; see `TransformerTrainingModule.forward`."""
@@ -258,7 +262,7 @@ class TransformerTask:
         """The models under training as a pipeline."""
         return LTXPipeline(
             scheduler=self.scheduler,
-            vae=self.vae.to(self.module.transformer.device),
+            vae=self.vae,
             text_encoder=self.module.text_encoder,
             tokenizer=self.tokenizer,
             transformer=self.module.transformer,
