@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -20,7 +21,7 @@ def test_each_stage_is_timed_and_ends_where_the_next_begins() -> None:
         assert list(stages.seconds) == ["load"]
     assert stages.seconds["load"] >= 0.02 and stages.seconds["denoise"] >= 0.04
     assert len(waits) == 2
-    assert stages.summary().startswith("load 0.0 s, denoise 0.")
+    assert re.fullmatch(r"load \d+\.\d s, denoise \d+\.\d s", stages.summary())
 
 
 def test_a_terminal_sees_bars_that_go_away(
