@@ -16,7 +16,9 @@ class LTXError(Exception):
         fix: What the user can do about it.
     """
 
-    def __init__(self, what: str, *, got: object = None, expected: object = None, fix: str | None = None) -> None:
+    def __init__(
+        self, what: str, *, got: object = None, expected: object = None, fix: str | None = None
+    ) -> None:
         parts = [what]
         if got is not None:
             parts.append(f"got {got}")

@@ -60,7 +60,9 @@ def nearest_valid_side(side: int, ratio: int) -> tuple[int, ...]:
     return (below, below + ratio) if below > 0 else (ratio,)
 
 
-def check_video_size(frames: int, height: int, width: int, ratios: CompressionRatios = LTX_RATIOS) -> VideoSize:
+def check_video_size(
+    frames: int, height: int, width: int, ratios: CompressionRatios = LTX_RATIOS
+) -> VideoSize:
     """Validate a size in pixels.
 
     Returns:
