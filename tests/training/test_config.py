@@ -24,6 +24,7 @@ def config_file(tmp_path):
 
 def test_shipped_recipes_are_valid():
     load_config(VAETrainConfig, CONFIGS / "embedded/vae.yaml")
+    load_config(VAETrainConfig, CONFIGS / "embedded/vae_decoder.yaml")
     load_config(TransformerTrainConfig, CONFIGS / "embedded/transformer.yaml")
 
 
@@ -58,6 +59,9 @@ def test_round_trip(config_file, tmp_path):
         ("no-equals-sign", "key=value"),
         ("data.height=100", "96 or 128"),
         ("data.num_frames=18", "17 or 25"),
+        ("stages.0.num_frames=18", "17 or 25"),
+        ("seed=-1", "seed"),
+        ("optimizer.learning_rate=1e-3", "1.0e-3"),
         ("output: [", "key=value"),
         ("data=[", "YAML"),
     ],
@@ -74,5 +78,8 @@ def test_bad_files(tmp_path):
     with pytest.raises(InputError, match="mapping"):
         load_config(VAETrainConfig, tmp_path / "list.yaml")
     (tmp_path / "broken.yaml").write_text("a: [")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not a text file"):
+        load_config(VAETrainConfig, tmp_path / "binary.yaml")
     with pytest.raises(InputError, match="not valid YAML"):
         load_config(VAETrainConfig, tmp_path / "broken.yaml")

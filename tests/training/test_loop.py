@@ -11,7 +11,7 @@ from ltx_diffusers.errors import InputError, TrainingError
 from ltx_diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ltx_diffusers.training.checkpoints import latest_checkpoint, publish_folder
 from ltx_diffusers.training.config import parse_config
-from ltx_diffusers.training.loop import Trainer
+from ltx_diffusers.training.loop import Trainer, check_run
 from ltx_diffusers.training.vae import VAETask, VAETrainConfig
 
 
@@ -89,6 +89,15 @@ def test_runs_are_not_mixed_up(tmp_path):
         trainer(tmp_path)
 
 
+def test_finished_models_and_files_are_not_overwritten(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "file").write_text("a file")
+    for folder, message in ((tmp_path, "already holds a model"), (tmp_path / "file" / "run", "can't write")):
+        with pytest.raises(InputError, match=message):
+            check_run(parse_config(VAETrainConfig, vae_run(folder)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model"]
+
+
 def test_old_checkpoints_go_and_broken_ones_are_not_seen(tmp_path):
     run = trainer(tmp_path, keep_checkpoints=2)
     for step in (1, 2, 3):
@@ -110,6 +119,27 @@ def test_a_loss_that_is_not_finite_stops_with_the_samples_named(tmp_path):
     assert all(
         torch.equal(a, b) for a, b in zip(before, run.task.module.vae.encoder.parameters(), strict=True)
     )
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
+    run = trainer(tmp_path)
+    weight = run.task.module.vae.decoder.conv_out.conv.weight
+    weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = weight.detach().clone()
+    with pytest.raises(TrainingError, match="gradient is not finite at step 0"):
+        run.train_step()
+    assert torch.equal(before, weight)
+
+
+@pytest.mark.gpu
+def test_a_run_resumes_on_a_gpu(tmp_path):
+    run = trainer(tmp_path)
+    run.train_step()
+    run.step += 1
+    run.save()
+    resumed = trainer(tmp_path, resume=True)
+    resumed.train_step()
+    assert all(average.is_cuda for average in resumed.ema.shadow_params)
 
 
 def test_a_failed_write_leaves_the_old_folder(tmp_path):

@@ -12,6 +12,7 @@ from ltx_diffusers.denoising.conditions import FirstFrameCondition
 from ltx_diffusers.denoising.guidance import ClassifierFreeGuidance
 from ltx_diffusers.denoising.state import from_noise
 from ltx_diffusers.denoising.velocity import GuidedVelocity, TextFeatures
+from ltx_diffusers.errors import InputError
 from ltx_diffusers.functional.latents import unpack_latents
 from ltx_diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ltx_diffusers.training.config import parse_config
@@ -137,3 +138,34 @@ def test_captions_are_dropped_and_drawn_anew(tmp_path, vae_folder):
     task = trainer(tmp_path, vae_folder, caption_dropout=0.0, cached_clips=1).task
     wordings = {tuple(row) for step in range(6) for row in task.batch(step, 0, 1)["input_ids"].tolist()}
     assert len(wordings) > 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vae": "nowhere"}, "'vae': no such folder"),
+        ({"model": {"num_layer": 1}}, "did you mean num_layers"),
+        ({"text_encoder": {"d_modle": 16}}, "did you mean d_model"),
+        ({"scheduler": {"schedul": "uniform"}}, "did you mean schedule"),
+        ({"attention_backend": "nonsense"}, "attention_backend"),
+        ({"validation_prompts": 65}, "validation_prompts"),
+    ],
+)
+def test_bad_settings_are_one_error_before_clips_are_encoded(tmp_path, vae_folder, changes, message):
+    settings = transformer_run(tmp_path, vae_folder)
+    settings |= {
+        key: {**settings[key], **value} if isinstance(value, dict) else value
+        for key, value in changes.items()
+    }
+    with pytest.raises(InputError, match=message):
+        TransformerTask(parse_config(TransformerTrainConfig, settings))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_wordings_are_not_drawn_from_the_numbers_of_the_clips(tmp_path, vae_folder):
+    task = trainer(tmp_path, vae_folder).task
+    numbers, wordings = task._share(3, 0, 1)
+    again = wordings.integers(task.config.cached_clips, size=1000)
+    first = np.random.default_rng([0, 3]).integers(task.config.cached_clips, size=1000)
+    assert numbers == first[:4].tolist()
+    assert not np.array_equal(again, first)

@@ -1,5 +1,7 @@
 """VAE training: what is trained, on which clips, with which noise."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,29 @@ def test_unknown_objectives_and_those_of_other_models_are_refused(tmp_path):
         task(tmp_path, objectives={"l11": 1.0})
     with pytest.raises(InputError, match="not one of a VAE"):
         task(tmp_path, objectives={"flow-matching": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"latent_chanels": 8}}, "did you mean latent_channels"),
+        ({"initial_weights": "nowhere"}, "initial_weights.*no such folder"),
+    ],
+)
+def test_bad_models_are_one_error(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        task(tmp_path, **changes)
+
+
+def test_a_folder_without_a_vae_is_one_error(tmp_path):
+    with pytest.raises(InputError, match="can't be loaded"):
+        task(tmp_path, initial_weights=str(tmp_path))
+
+
+def test_batches_that_processes_cannot_share_are_refused_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("ltx_diffusers.training.vae.PartialState", lambda: SimpleNamespace(num_processes=3))
+    with pytest.raises(InputError, match="multiple of the processes"):
+        task(tmp_path)
 
 
 def test_frames_round_trip_through_the_models_range():

@@ -60,11 +60,11 @@ def train_transformer(
 def _train(task: type, config: object, resume: bool, threads: int | None) -> None:
     import torch
 
-    from ..training.loop import Trainer
+    from ..training.loop import Trainer, check_run
     from .setup import set_up
 
+    check_run(config, resume=resume)  # now: building the task may encode thousands of clips
     set_up()
-
     if threads is not None:
         torch.set_num_threads(threads)
     model = Trainer(task(config), config, resume=resume).train()

@@ -6,8 +6,10 @@ An unknown key is an error that names near keys; every weight and every probabil
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -42,7 +44,7 @@ class DataConfig(StrictModel):
     width: int = 96
     num_frames: int = 17
     frame_rate: float = Field(default=8.0, gt=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     def model_post_init(self, _context: Any) -> None:
         """Check the size. Raises `InputError` naming the nearest valid one."""
@@ -87,7 +89,7 @@ class RunConfig(StrictModel):
     """
 
     output: str
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     checkpoint_every: int = Field(default=500, gt=0)
@@ -110,9 +112,11 @@ def load_config(kind: type[ConfigT], path: str | Path, overrides: Sequence[str] 
         InputError: If the file can't be read, isn't a mapping, or a key or value isn't valid.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError("can't read the config", got=path, fix=error.strerror or str(error)) from None
+    except UnicodeDecodeError:
+        raise InputError("the config is not a text file", got=path) from None
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML", fix=str(error)) from None
     if not isinstance(values, dict):
@@ -134,7 +138,54 @@ def parse_config(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
             near = difflib.get_close_matches(str(first["loc"][-1]), _all_keys(kind), n=3)
             fix = f"did you mean {' or '.join(near)}?" if near else None
             raise InputError(f"unknown config key {key!r}", fix=fix) from None
-        raise InputError(f"config key {key!r}: {first['msg']}", got=repr(first.get("input"))) from None
+        raise InputError(
+            f"config key {key!r}: {first['msg']}", got=repr(first.get("input")), fix=_number_hint(first)
+        ) from None
+
+
+def build(kind: Callable[..., Any], settings: dict[str, Any], key: str) -> Any:
+    """Build a component from the settings under a config key.
+
+    Raises:
+        InputError: If the component has no such setting; the message names near ones.
+    """
+    check_settings(settings, inspect.signature(kind).parameters, key)
+    return kind(**settings)
+
+
+def check_settings(settings: dict[str, Any], known: Iterable[str], key: str) -> None:
+    """Check that all settings under a config key are known. Raises `InputError` naming near ones."""
+    names = list(known)
+    for name in settings:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=3)
+            fix = f"did you mean {' or '.join(near)}?" if near else None
+            raise InputError(f"unknown config key {f'{key}.{name}'!r}", fix=fix)
+
+
+def load_part(kind: Any, folder: str, key: str, **options: Any) -> Any:
+    """A model or pipeline from the folder under a config key.
+
+    Raises:
+        InputError: If there is no such folder, or no such model in it.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f"config key {key!r}: no such folder", got=folder)
+    try:
+        return kind.from_pretrained(folder, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"config key {key!r}: {folder} can't be loaded", got=str(error).strip().partition("\n")[0][:300]
+        ) from error
+
+
+def share_of_batch(batch_size: int, processes: int) -> int:
+    """Samples of a batch that each process takes. Raises `InputError` if they can't share it evenly."""
+    if batch_size % processes:
+        raise InputError(
+            "the batch size must be a multiple of the processes", got=f"{batch_size} for {processes}"
+        )
+    return batch_size // processes
 
 
 def save_config(config: BaseModel, path: Path) -> None:
@@ -159,6 +210,18 @@ def _assign(values: dict[str, Any], override: str) -> None:
         raise InputError("the config has no such place", got=repr(key)) from None
     except yaml.YAMLError:
         raise InputError("the value of an override must be YAML", got=repr(text)) from None
+
+
+def _number_hint(error: Any) -> str | None:
+    """YAML 1.1 takes numbers like 1e-3 for text."""
+    text = error.get("input")
+    if (
+        error["type"] == "float_type"
+        and isinstance(text, str)
+        and re.fullmatch(r"[-+]?[\d.]+[eE][-+]?\d+", text)
+    ):
+        return "YAML reads a number without a point, or without a sign in its exponent, as text; write 1.0e-3"
+    return None
 
 
 def _to_json(values: dict[str, Any]) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
+import os
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +28,9 @@ from .optimizer import build_optimizers, learning_rate_share
 from .progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
+
+MODEL_FOLDER = "model"
+"""Where in a run's folder the finished model is written."""
 
 
 class Task(Protocol):
@@ -56,6 +61,38 @@ class Task(Protocol):
         """Write the finished model into an empty folder."""
 
 
+def check_run(config: RunConfig, *, resume: bool = False) -> Path | None:
+    """Check before any work whether a run can begin, without writing anything.
+
+    Returns:
+        The checkpoint to go on from; None for a new run.
+
+    Raises:
+        InputError: If the run's folder holds checkpoints or a finished model and `resume` is False, or no checkpoint
+            and `resume` is True, if the folder can't be written, or TensorBoard is missing.
+    """
+    folder = Path(config.output)
+    checkpoint = latest_checkpoint(folder)
+    if checkpoint is not None and not resume:
+        raise InputError(
+            "the run's folder already holds checkpoints",
+            got=folder,
+            fix="add --resume to go on, or choose another output=",
+        )
+    if checkpoint is None and resume:
+        raise InputError("there is no checkpoint to resume from", got=folder, fix="leave out --resume")
+    if checkpoint is None and (folder / MODEL_FOLDER).exists():
+        raise InputError(
+            "the run's folder already holds a model", got=folder / MODEL_FOLDER, fix="choose another output="
+        )
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError("can't write to the run's folder", got=folder, fix="choose another output=")
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError("training needs TensorBoard", fix='pip install "ltx-diffusers[train]"')
+    return checkpoint
+
+
 class Trainer:
     """Trains a task.
 
@@ -65,27 +102,14 @@ class Trainer:
         resume: Go on from the last checkpoint in the run's folder.
 
     Raises:
-        InputError: If the folder holds checkpoints and `resume` is False, or none and `resume` is True, or TensorBoard
-            is missing.
+        InputError: As in `check_run`.
     """
 
     def __init__(self, task: Task, config: RunConfig, *, resume: bool = False) -> None:
         self.task = task
         self.config = config
         self.folder = Path(config.output)
-        checkpoint = latest_checkpoint(self.folder)
-        if checkpoint is not None and not resume:
-            raise InputError(
-                "the run's folder already holds checkpoints",
-                got=self.folder,
-                fix="add --resume to go on, or choose another output=",
-            )
-        if checkpoint is None and resume:
-            raise InputError(
-                "there is no checkpoint to resume from", got=self.folder, fix="leave out --resume"
-            )
-        if importlib.util.find_spec("tensorboard") is None:
-            raise InputError("training needs TensorBoard", fix='pip install "ltx-diffusers[train]"')
+        checkpoint = check_run(config, resume=resume)
         self.folder.mkdir(parents=True, exist_ok=True)
 
         self.accelerator = Accelerator(
@@ -104,6 +128,7 @@ class Trainer:
         self.step = 0
         if checkpoint is not None:
             self.accelerator.load_state(str(checkpoint))
+            self.ema.to(self.accelerator.device)  # Accelerate reads such objects to the CPU
             self.step = int(checkpoint.name.removeprefix("step-"))
             logger.info("resumed from %s", checkpoint)
         if self.accelerator.is_main_process:
@@ -113,7 +138,8 @@ class Trainer:
         """Run the remaining steps, export the model, and return its folder.
 
         Raises:
-            TrainingError: If a loss isn't finite; the message names the samples. The last checkpoint stays.
+            TrainingError: If a loss or the gradient isn't finite; for a loss the message names the samples. The last
+                checkpoint stays.
         """
         self.accelerator.init_trackers("logs")
         with TrainingProgress(self.task.total_steps, self.step, self.accelerator.is_main_process) as progress:
@@ -146,7 +172,13 @@ class Trainer:
             losses = self.module(batch, self._generator())
         self._stop_unless_finite(losses["loss"])
         accelerator.backward(losses["loss"].mean())
-        norm = accelerator.clip_grad_norm_(self.parameters, config.optimizer.gradient_clip or float("inf"))
+        norm = accelerator.clip_grad_norm_(self.parameters, config.optimizer.gradient_clip or math.inf)
+        norm = float(norm)
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"the gradient is not finite at step {self.step}, though the loss is",
+                fix="lower the learning rate and resume from the last checkpoint",
+            )
         share = learning_rate_share(self.step, self.task.total_steps, config.optimizer)
         for optimizer, peak in zip(self.optimizers, self.peak_rates, strict=True):
             for group in optimizer.param_groups:
@@ -155,7 +187,7 @@ class Trainer:
             optimizer.zero_grad()
         self.ema.step(self.parameters)
         figures = {name: accelerator.gather(loss.detach()).mean().item() for name, loss in losses.items()}
-        return figures | {"gradient_norm": float(norm), "learning_rate_share": share}
+        return figures | {"gradient_norm": norm, "learning_rate_share": share}
 
     def validate(self) -> dict[str, float]:
         """Let the task measure the averaged weights; pictures go into the run's `validation/step-N`."""
@@ -176,7 +208,7 @@ class Trainer:
 
     def export(self) -> Path:
         """Write the finished model, with averaged weights, into the run's `model` folder."""
-        target = self.folder / "model"
+        target = self.folder / MODEL_FOLDER
         if self.accelerator.is_main_process:
             self._use_averaged_weights()
             try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from .config import check_settings
 
 _PAD, _END, _UNKNOWN = "<pad>", "</s>", "<unk>"
 
@@ -36,7 +39,17 @@ def build_word_tokenizer(words: Sequence[str], max_length: int) -> PreTrainedTok
 
 
 def build_text_encoder(tokenizer: PreTrainedTokenizerFast, settings: dict[str, Any]) -> T5EncoderModel:
-    """A T5 encoder with random weights for a tokenizer. `settings` are fields of `T5Config`."""
+    """A T5 encoder with random weights for a tokenizer.
+
+    Args:
+        tokenizer: Gives the vocabulary.
+        settings: Fields of `T5Config`.
+
+    Raises:
+        InputError: If it has no such field; the message names near ones.
+    """
+    # T5Config itself keeps unknown fields without a word.
+    check_settings(settings, inspect.signature(T5Config.__init__).parameters, "text_encoder")
     config = T5Config(
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,

@@ -27,7 +27,7 @@ from ..objectives.flow_matching import FlowPass
 from ..pipelines.pipeline_ltx import LTXPipeline
 from ..schedulers.densities import build_timestep_density
 from ..schedulers.flow_match import LTXFlowMatchScheduler
-from .config import RunConfig, StrictModel
+from .config import RunConfig, StrictModel, build, load_part, share_of_batch
 from .latent_cache import cached_posteriors
 from .text import build_text_encoder, build_word_tokenizer
 
@@ -87,7 +87,7 @@ class TransformerTrainConfig(RunConfig):
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
     first_frame_share: float = Field(default=0.25, ge=0, le=1)
     first_frame_noise: float = Field(default=0.05, ge=0, lt=1)
-    validation_prompts: int = Field(default=8, gt=0)
+    validation_prompts: int = Field(default=8, gt=0, le=_VALIDATION_CLIPS)
     attention_backend: str | None = None
     export_dtype: str = Field(default="bfloat16", pattern="^(float32|bfloat16|float16)$")
 
@@ -172,7 +172,10 @@ class TransformerTask:
         self.config = config
         self.total_steps = config.steps
         data = config.data
-        self.vae = AutoencoderKLLTX.from_pretrained(config.vae).requires_grad_(False).eval()
+        share_of_batch(
+            config.batch_size, PartialState().num_processes
+        )  # now, not after the clips are encoded
+        self.vae = load_part(AutoencoderKLLTX, config.vae, "vae").requires_grad_(False).eval()
         self.ratios = CompressionRatios(
             self.vae.temporal_compression_ratio,
             self.vae.spatial_compression_ratio,
@@ -182,14 +185,23 @@ class TransformerTask:
         if config.initial_weights is None:
             self.tokenizer = build_word_tokenizer(vocabulary(), config.text_length)
             text_encoder = build_text_encoder(self.tokenizer, config.text_encoder)
-            transformer = LTXTransformer3DModel(**config.model)
+            transformer = build(LTXTransformer3DModel, config.model, "model")
         else:
-            pipeline = LTXPipeline.from_pretrained(config.initial_weights, torch_dtype=torch.float32)
+            pipeline = load_part(
+                LTXPipeline, config.initial_weights, "initial_weights", torch_dtype=torch.float32
+            )
             self.tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
             transformer = pipeline.transformer
         if config.attention_backend is not None:
-            transformer.set_attention_backend(config.attention_backend)
-        self.scheduler = LTXFlowMatchScheduler(**config.scheduler)
+            try:
+                transformer.set_attention_backend(config.attention_backend)
+            except (ValueError, RuntimeError, ImportError) as error:
+                raise InputError(
+                    "config key 'attention_backend' can't be used",
+                    got=config.attention_backend,
+                    fix=str(error),
+                ) from None
+        self.scheduler = build(LTXFlowMatchScheduler, config.scheduler, "scheduler")
         self.module = TransformerTrainingModule(transformer, text_encoder, config, self.ratios)
         reader = data_readers.get(data.reader)
         self.clips = reader(data.num_frames, data.height, data.width, "train", data.seed)
@@ -284,11 +296,10 @@ class TransformerTask:
 
     def _share(self, step: int, rank: int, world_size: int) -> tuple[list[int], np.random.Generator]:
         """The numbers of the clips that a rank takes at a step, and the generator of their wordings."""
-        size = self.config.batch_size // world_size
-        if size * world_size != self.config.batch_size:
-            raise InputError("the batch size must be a multiple of the processes", got=self.config.batch_size)
+        size = share_of_batch(self.config.batch_size, world_size)
         numbers = np.random.default_rng([self.config.seed, step]).integers(
             self.config.cached_clips, size=self.config.batch_size
         )
         share = numbers[rank * size : (rank + 1) * size]
-        return share.tolist(), np.random.default_rng([self.config.seed, step, rank])
+        # From 1 on: numpy ignores zeros at the end of a seed, and rank 0 would draw the clips' numbers again.
+        return share.tolist(), np.random.default_rng([self.config.seed, step, 1 + rank])

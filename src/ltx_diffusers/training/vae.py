@@ -7,16 +7,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from pydantic import Field
 
 from ..data import data_readers
 from ..data.pictures import contact_sheet
 from ..errors import InputError
 from ..functional.latents import denormalize_latents, normalize_latents
+from ..geometry import LTX_RATIOS, check_video_size
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ..objectives import objectives
 from ..objectives.vae import VAEPass, emphasize_foreground
-from .config import RunConfig, StrictModel
+from .config import RunConfig, StrictModel, build, load_part, share_of_batch
 
 _STATISTICS_MOMENTUM = 0.02
 
@@ -35,6 +37,10 @@ class VAEStage(StrictModel):
     num_frames: int
     batch_size: int = Field(gt=0)
     foreground_weight: float = Field(default=0.0, ge=0)
+
+    def model_post_init(self, _context: Any) -> None:
+        """Check the number of frames. Raises `InputError` naming the nearest valid ones."""
+        check_video_size(self.num_frames, LTX_RATIOS.height, LTX_RATIOS.width)
 
 
 class VAETrainConfig(RunConfig):
@@ -132,11 +138,13 @@ class VAETask:
         self.config = config
         torch.manual_seed(config.seed)
         if config.initial_weights is None:
-            vae = AutoencoderKLLTX(**config.model)
+            vae = build(AutoencoderKLLTX, config.model, "model")
         else:
-            vae = AutoencoderKLLTX.from_pretrained(config.initial_weights)
+            vae = load_part(AutoencoderKLLTX, config.initial_weights, "initial_weights")
         self.module = VAETrainingModule(vae, config)
         self.total_steps = sum(stage.steps for stage in config.stages)
+        for stage in config.stages:  # now, not when a later stage begins
+            share_of_batch(stage.batch_size, PartialState().num_processes)
         data = config.data
         self.clips = data_readers.get(data.reader)(
             data.num_frames, data.height, data.width, "train", data.seed
@@ -200,9 +208,7 @@ class VAETask:
                 break
             step -= stage.steps
             first_clip += stage.steps * stage.batch_size
-        size = stage.batch_size // world_size
-        if size * world_size != stage.batch_size:
-            raise InputError("the batch size must be a multiple of the processes", got=stage.batch_size)
+        size = share_of_batch(stage.batch_size, world_size)
         start = first_clip + step * stage.batch_size + rank * size
         return stage, list(range(start, start + size))
 
