@@ -345,6 +345,7 @@ def test_images_of_every_kind_give_the_same_frame():
         pixels,
         pixels.astype(np.float32) / 255,
         pixels[None],
+        np.ascontiguousarray(pixels[..., ::-1])[..., ::-1],
         torch.from_numpy(pixels.copy()).permute(2, 0, 1),
         [torch.from_numpy(pixels / 255).permute(2, 0, 1)],
     ]

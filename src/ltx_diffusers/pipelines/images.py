@@ -75,7 +75,8 @@ def encode_frames(
 
     Args:
         vae: Ours or Diffusers'.
-        frames: (N, 3, 1, H, W) in [-1, 1].
+        frames: (N, 3, 1, H, W) in [-1, 1], on the device where the VAE runs. An offloaded VAE's own `device` is
+            another.
         videos_per_image: Each image serves so many videos in a row.
         generator: One, or one for each video.
 
@@ -84,7 +85,7 @@ def encode_frames(
     """
     drawn = []
     for index, frame in enumerate(frames):
-        posterior = vae.encode(frame[None].to(vae.device, vae.dtype)).latent_dist
+        posterior = vae.encode(frame[None].to(vae.dtype)).latent_dist
         if isinstance(generator, list):
             own = generator[index * videos_per_image : (index + 1) * videos_per_image]
             drawn += [posterior.sample(one) for one in own]
@@ -99,7 +100,8 @@ def _single(image: Any) -> Image.Image | Tensor:
         return image
     if isinstance(image, np.ndarray):
         channels_last = image.ndim == 3 and image.shape[2] == 3
-        tensor = torch.tensor(image).permute(2, 0, 1) if channels_last else None
+        # A copy, because arrays may be read-only or flipped, as in pixels[..., ::-1].
+        tensor = torch.from_numpy(image.copy()).permute(2, 0, 1) if channels_last else None
     elif isinstance(image, torch.Tensor):
         tensor = image if image.ndim == 3 and image.shape[0] == 3 else None
     else:
