@@ -92,6 +92,8 @@ def test_parts_can_be_chosen(pipelines, tmp_path: Path) -> None:
         (["--prompts", "0"], "--prompts"),
         (["--only", "audio"], "t2v"),
         (["--device", "nonsense"], "nonsense"),
+        (["--device", "cpu"], "can't be loaded"),
+        (["--device", "cpu", "--model", "lone"], "single component"),
         (["-o", "taken"], "output folder"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
@@ -106,7 +108,15 @@ def test_bad_input_writes_nothing(
     monkeypatch.chdir(tmp_path)
     model = tmp_path / "model"
     model.mkdir()
-    (model / "model_index.json").write_text("{}")
+    parts = {
+        "transformer": "LTXVideoTransformer3DModel",
+        "vae": "AutoencoderKLLTXVideo",
+        "scheduler": "FlowMatchEulerDiscreteScheduler",
+    }
+    index = {"_class_name": "LTXPipeline"} | {name: ["diffusers", kind] for name, kind in parts.items()}
+    (model / "model_index.json").write_text(json.dumps(index))  # and no such components
+    (tmp_path / "lone").mkdir()
+    (tmp_path / "lone" / "config.json").write_text("{}")
     (tmp_path / "taken").write_text("a file")
     before = sorted(tmp_path.iterdir())
     if "--model" not in arguments:

@@ -49,8 +49,8 @@ def shapes(
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Clips made at a time.")] = 10,
     device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda, ...; a GPU if there is one.")
-    ] = None,
+        str, typer.Option("--device", help="cpu, cuda, cuda:1, ...; auto is a GPU if there is one.")
+    ] = "auto",
 ) -> None:
     """Generate held-out prompts of moving-shapes, let the judge read them, and print the table of targets.
 
@@ -100,34 +100,20 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _load(model: str, device: str | None) -> Any:
+def _load(model: str, device: str) -> Any:
     """The pipeline, on its device, without progress bars of its own.
 
     Raises:
-        InputError: If there is no such model or device.
+        InputError: If there is no such model or device, or it can't be loaded.
     """
-    from ..hub.sources import find_model
+    from .loading import check_device_name, find_pipeline, load_pipeline, pick_device
 
-    path = find_model(model)
+    check_device_name(device)
+    source = find_pipeline(model)
 
     import torch
 
-    from ..errors import InputError
-    from ..pipelines.pipeline_ltx import LTXPipeline
-    from .setup import set_up
-
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            "this device can't be used", got=repr(device), expected=f"cpu or a GPU that torch sees ({error})"
-        ) from error
-    set_up()
-    pipeline = LTXPipeline.from_pretrained(path).to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return load_pipeline(source, with_image=False, device=pick_device(device), dtype=torch.float32)
 
 
 class _Progress:

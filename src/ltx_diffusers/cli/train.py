@@ -67,5 +67,7 @@ def _train(task: type, config: object, resume: bool, threads: int | None) -> Non
     set_up()
     if threads is not None:
         torch.set_num_threads(threads)
-    model = Trainer(task(config), config, resume=resume).train()
-    typer.echo(f"the finished model is in {model}")
+    trainer = Trainer(task(config), config, resume=resume)
+    model = trainer.train()
+    if trainer.accelerator.is_main_process:
+        typer.echo(f"the finished model is in {model}")
