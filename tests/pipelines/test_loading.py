@@ -180,6 +180,17 @@ def test_given_components_are_kept_as_they_are(repos):
     assert type(theirs.scheduler) is diffusers.FlowMatchEulerDiscreteScheduler
 
 
+def test_our_transformer_with_a_config_of_diffusers_does_not_hide_the_release(repos):
+    given = LTXTransformer3DModel.from_pretrained(repos["0.9.5"], subfolder="transformer")
+    whole = LTXPipeline.from_pretrained(repos["0.9.5"])
+    assert whole.transformer.config.causal_temporal_positioning is True
+    assert torch.equal(video(LTXPipeline.from_pretrained(repos["0.9.5"], transformer=given)), video(whole))
+    given.register_to_config(causal_temporal_positioning=False)
+    assert not torch.equal(
+        video(LTXPipeline.from_pretrained(repos["0.9.5"], transformer=given)), video(whole)
+    )
+
+
 def test_other_pipelines_are_refused(tmp_path):
     with pytest.raises(InputError, match="no model_index"):
         LTXPipeline.from_pretrained(tmp_path)

@@ -56,8 +56,9 @@ class LTXTransformer3DModel(
         attention_bias: Whether query, key and value projections have a bias.
         attention_out_bias: Whether output projections have one.
         causal_temporal_positioning: Whether the first latent frame stands for one frame only in computed
-            coordinates: False for releases 0.9.0 and 0.9.1, True for 0.9.5 and later. Given coordinates
-            (`video_coords`) are taken as they are.
+            coordinates: False for releases 0.9.0 and 0.9.1, True for 0.9.5 and later. None, as in configs of
+            Diffusers' class: not stated; pipelines then go by the VAE, and this class doesn't apply the rule.
+            Given coordinates (`video_coords`) are taken as they are.
         timestep_scale_multiplier: What noise levels in [0, 1] are multiplied with to get timesteps. A record
             for callers: `forward` takes timesteps in [0, 1000].
         temporal_compression_ratio: Frames per latent frame, for computed coordinates.
@@ -95,7 +96,7 @@ class LTXTransformer3DModel(
         caption_channels: int = 4096,
         attention_bias: bool = True,
         attention_out_bias: bool = True,
-        causal_temporal_positioning: bool = False,
+        causal_temporal_positioning: bool | None = None,
         timestep_scale_multiplier: float = 1000.0,
         temporal_compression_ratio: int = 8,
         spatial_compression_ratio: int = 32,
@@ -274,7 +275,7 @@ class LTXTransformer3DModel(
                 batch_size=batch_size,
                 frame_rate=frame_rate,
                 ratios=ratios,
-                causal=config.causal_temporal_positioning,
+                causal=bool(config.causal_temporal_positioning),
                 device=device,
             )
         patch = (config.patch_size_t, config.patch_size, config.patch_size)
