@@ -91,3 +91,10 @@ def test_builtins_are_imported_at_the_first_use_and_hold_their_names(
                 registry.register("own")(First)
     finally:
         sys.modules.pop("registry_builtins", None)
+
+
+def test_builtins_that_cannot_be_imported_are_reported_each_time():
+    registry = Registry("thing", builtins=("ltx_diffusers.no_such_module",))
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError):
+            registry.get("anything")

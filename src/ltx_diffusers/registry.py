@@ -95,8 +95,12 @@ class Registry(Generic[T]):
 
     def _load_builtins(self) -> None:
         modules, self._unloaded = self._unloaded, ()
-        for module in modules:
-            importlib.import_module(module)
+        try:
+            for module in modules:
+                importlib.import_module(module)
+        except BaseException:
+            self._unloaded = modules  # the next look-up meets the same error, not an unknown name
+            raise
 
 
 def _where(entry: object) -> str:

@@ -190,7 +190,9 @@ def share_of_batch(batch_size: int, processes: int) -> int:
 
 def save_config(config: BaseModel, path: Path) -> None:
     """Write a config as YAML that `load_config` reads back."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    partial.replace(path)
 
 
 def _assign(values: dict[str, Any], override: str) -> None:

@@ -169,7 +169,7 @@ class VAETask:
         """PSNR (dB) at the levels 0, 0.05 and 0.2 of latent noise; a contact sheet of originals above results."""
         vae = self.module.vae
         video = to_model_range(np.stack(self.validation_frames)).to(vae.device)
-        levels = (0.0, 0.05, self.config.max_noise_level) if vae.config.timestep_conditioning else (None,)
+        levels = (0.0, 0.05, 0.2) if vae.config.timestep_conditioning else (None,)
         figures, rows, titles = {}, [], []
         for level in levels:
             reconstruction = torch.cat([reconstruct(vae, clip[None], level) for clip in video])
