@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -194,3 +195,17 @@ def test_lora_files_go_both_ways(tmp_path, inputs) -> None:
     assert relative_error(ours(**inputs)[0], expected) < 1e-5
     ours.set_adapters("ours", 0.5)
     assert relative_error(ours(**inputs)[0], expected) > 1e-2
+
+
+def test_a_pipeline_imported_by_its_full_path_is_saved_under_the_same_names(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from tiny import tiny_components\n"
+        "from ltx_diffusers.pipelines.pipeline_ltx import LTXPipeline\n"
+        "LTXPipeline(**tiny_components()).save_pretrained(sys.argv[1])\n"
+    )
+    tests = Path(__file__).parent  # where `tiny` is found
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=tests)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["transformer"] == ["ltx_diffusers", "LTXTransformer3DModel"]
+    assert index["scheduler"] == ["ltx_diffusers", "LTXFlowMatchScheduler"]

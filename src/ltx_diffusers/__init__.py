@@ -41,13 +41,10 @@ def __getattr__(name: str) -> object:
     """Import a public class when it is first used, and tell Diffusers about our classes before that."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .integration import register, register_pipelines
+    from .integration import register
 
     register()
-    home = _HOMES[name]
-    value = getattr(importlib.import_module(home), name)
-    if home.startswith(f"{__name__}.pipelines."):
-        register_pipelines()
+    value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

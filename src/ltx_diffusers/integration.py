@@ -58,7 +58,7 @@ def register() -> None:
 
 @functools.cache
 def register_pipelines() -> None:
-    """Let `from_pipe` of Diffusers' LTX pipelines take over our components. Called with our first pipeline.
+    """Let `from_pipe` of Diffusers' LTX pipelines take over our components. Called when our pipelines are imported.
 
     Apart from `register`, because it imports those pipelines, and transformers with them.
     """

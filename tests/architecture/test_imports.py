@@ -25,12 +25,12 @@ ORDER = (
     "denoising",
     "conversion",
     "objectives",
+    "integration",
     "pipelines",
     "data",
     "training",
     "evaluation",
     "hub",
-    "integration",
     "plugins",
     "cli",
 )

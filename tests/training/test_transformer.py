@@ -169,3 +169,12 @@ def test_wordings_are_not_drawn_from_the_numbers_of_the_clips(tmp_path, vae_fold
     first = np.random.default_rng([0, 3]).integers(task.config.cached_clips, size=1000)
     assert numbers == first[:4].tolist()
     assert not np.array_equal(again, first)
+
+
+def test_time_coordinates_must_be_stated(tmp_path, vae_folder):
+    settings = transformer_run(tmp_path, vae_folder)
+    settings["model"] = {
+        key: value for key, value in settings["model"].items() if key != "causal_temporal_positioning"
+    }
+    with pytest.raises(InputError, match="causal_temporal_positioning=true"):
+        TransformerTask(parse_config(TransformerTrainConfig, settings))

@@ -34,7 +34,9 @@ from ..denoising.velocity import GuidedVelocity, TextFeatures
 from ..errors import InputError
 from ..functional.coordinates import video_coordinates
 from ..functional.latents import unpack_latents
+from ..functional.sigmas import schedules
 from ..geometry import CompressionRatios, VideoSize
+from ..integration import register, register_pipelines
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ..models.transformers.transformer_ltx import LTXTransformer3DModel
 from ..schedulers.flow_match import LTXFlowMatchScheduler
@@ -43,6 +45,10 @@ from .release import check_layout, is_causal, own_classes, read_config, state_se
 from .request import Request, check_request, per_video, with_defaults
 from .schedule import set_schedule
 from .text import encode_texts, repeat_features
+
+# Here, so that a pipeline imported by its full path is saved under the same names as one from the package's front.
+register()
+register_pipelines()
 
 
 class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
@@ -106,7 +112,10 @@ class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
 
         Raises:
             InputError: If it isn't an LTX-Video pipeline.
+            UnknownNameError: If there is no such schedule.
         """
+        if schedule is not None:
+            schedules.get(schedule)  # an unknown name is refused before anything is loaded
         source = str(pretrained_model_name_or_path)
         folder = Path(source) if Path(source).is_dir() else Path(cls.download(source, **kwargs))
         passed = [name for name in kwargs if name in cls.__init__.__annotations__]

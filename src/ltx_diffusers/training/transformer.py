@@ -192,6 +192,11 @@ class TransformerTask:
             )
             self.tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
             transformer = pipeline.transformer
+        if transformer.config.causal_temporal_positioning is None:
+            raise InputError(
+                "the transformer to train must state its time coordinates",
+                fix="set model.causal_temporal_positioning=true (as 0.9.5 and later) or false",
+            )
         if config.attention_backend is not None:
             try:
                 transformer.set_attention_backend(config.attention_backend)
