@@ -1,6 +1,6 @@
-"""Fails unless video files hold a video, and the judge reads the prompted colour, shape and motion from enough of them.
+"""Fails unless video files hold a video, and the judge reads what is asked for from enough of them.
 
-Usage: check_video.py FILE... [--shows COLOR SHAPE MOTION [--at-least N]]
+Usage: check_video.py FILE... [--color NAME] [--shape NAME] [--motion NAME] [--at-least N]
 """
 
 import argparse
@@ -14,7 +14,8 @@ def main() -> None:
     """Read the files and exit with a message if they are not as they should be."""
     parser = argparse.ArgumentParser()
     parser.add_argument("files", nargs="+")
-    parser.add_argument("--shows", nargs=3, metavar=("COLOR", "SHAPE", "MOTION"))
+    for name in ("color", "shape", "motion"):
+        parser.add_argument(f"--{name}")
     parser.add_argument("--at-least", type=int, default=1)
     options = parser.parse_args()
     readings = []
@@ -22,11 +23,14 @@ def main() -> None:
         frames, _ = read_video(path)
         if len(frames) < 2:
             sys.exit(f"{path}: expected a video, got {len(frames)} frame")
-        reading = ShapesJudge().read(frames)
-        readings.append([reading.color, reading.shape, reading.motion])
-    if options.shows and readings.count(options.shows) < options.at_least:
-        sys.exit(f"expected {options.shows} in at least {options.at_least} files, the judge read {readings}")
-    sys.stdout.write(f"the judge read {readings}\n")
+        readings.append(ShapesJudge().read(frames))
+    wanted = {name: getattr(options, name) for name in ("color", "shape", "motion") if getattr(options, name)}
+    right = sum(
+        all(getattr(reading, name) == value for name, value in wanted.items()) for reading in readings
+    )
+    sys.stdout.write(f"{right} of {len(readings)} show {wanted}\n")
+    if right < options.at_least:
+        sys.exit(f"expected at least {options.at_least}; the judge read {readings}")
 
 
 if __name__ == "__main__":
