@@ -308,3 +308,13 @@ def test_bad_input_is_answered_before_torch_is_imported(surroundings: None, mode
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("\n") == len(cases)
     assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_is_no_record_is_not_replaced(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out.json").write_text('{"mine": 1}')
+    assert run(PROMPT, "--model", model, "--seed", 5) == 2
+    assert "isn't a video's record" in capsys.readouterr().err
+    assert json.loads(Path("out.json").read_text()) == {"mine": 1} and not Path("out.mp4").exists()
+    Path("out.json").unlink()
+    assert run(PROMPT, "--model", model, "--seed", 5) == 0
+    assert run(PROMPT, "--model", model, "--seed", 5) == 0  # its own record it replaces

@@ -13,6 +13,7 @@ import typer
 from .settings import (
     DTYPES,
     Settings,
+    check_record_replaceable,
     file_hash,
     parse_size,
     read_settings,
@@ -176,6 +177,7 @@ def generate(
     record_file = record_path(output)
     if record_file.is_dir():
         raise MediaError(f"{record_file} is a folder", expected="room for the video's settings")
+    check_record_replaceable(record_file)
     picture = None if settings.image is None else read_image(settings.image)
     check_device_name(device)
     source = find_pipeline(settings.model)

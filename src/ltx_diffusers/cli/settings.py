@@ -175,6 +175,26 @@ def record_path(output: str | os.PathLike) -> Path:
     )
 
 
+def check_record_replaceable(path: Path) -> None:
+    """Refuse to replace a JSON file that isn't the record of a video.
+
+    Raises:
+        InputError: If such a file is there.
+    """
+    if not path.exists():
+        return
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = None
+    if not isinstance(known, dict) or not {"prompt", "versions"} <= set(known):
+        raise InputError(
+            "the settings would be written over a file that isn't a video's record",
+            got=path,
+            fix="choose another -o",
+        )
+
+
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write a record as JSON, whole or not at all.
 
