@@ -1,8 +1,8 @@
 """Optimizers of the trainers: AdamW, and Muon for everything that is a matrix.
 
-Muon (K. Jordan et al., 2024) replaces the update of a weight matrix by the nearest orthogonal matrix. On single
-frames of moving-shapes, the embedded model's VAE reached 27.1 dB after 500 steps of it (rate 5e-3) and 18.8 dB
-after 500 steps of AdamW (rate 2e-3), same data and batch of 16.
+Muon (K. Jordan et al., 2024) replaces the update of a weight matrix by the nearest orthogonal matrix. The first 150
+steps of configs/embedded/vae.yaml (alone in the run, 16 single frames each) end at a squared error of 0.04 with it and
+of 0.29 with `optimizer.name=adamw optimizer.learning_rate=0.002`.
 """
 
 from __future__ import annotations
