@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
@@ -109,6 +110,25 @@ def test_mp4_has_its_index_in_front_and_its_colours_tagged(tmp_path: Path) -> No
         context = container.streams.video[0].codec_context
         assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
         assert (context.colorspace, context.color_primaries, context.color_trc) == (1, 1, 1)
+
+
+def test_equal_frames_give_equal_files_whatever_lies_in_memory(tmp_path: Path) -> None:
+    """glibc fills fresh memory with a byte of our choice; an encoder that reads it unset gives other files."""
+    script = (
+        "import sys, numpy as np\n"
+        "from ltx_diffusers.data.video import write_video\n"
+        "blocks = np.random.default_rng(0).integers(0, 200, (9, 8, 8, 3)).repeat(8, 1).repeat(8, 2)\n"
+        "grain = np.random.default_rng(1).integers(0, 50, (9, 64, 64, 3))\n"
+        "for name in sys.argv[1:]: write_video(name, (blocks + grain).astype('uint8'), 12)\n"
+    )
+    names = ["a.mp4", "a.webm", "a.gif"]
+    for byte in ("85", "255"):
+        folder = tmp_path / byte
+        folder.mkdir()
+        environment = dict(os.environ, MALLOC_PERTURB_=byte)
+        subprocess.run([sys.executable, "-c", script, *names], cwd=folder, env=environment, check=True)
+    for name in names:
+        assert (tmp_path / "85" / name).read_bytes() == (tmp_path / "255" / name).read_bytes(), name
 
 
 def test_metadata_is_optional_and_others_comments_are_ignored(tmp_path: Path) -> None:

@@ -29,6 +29,12 @@ _ONE_THREAD_BYTES = 100_000_000
 Writer = Callable[[Path, np.ndarray, Fraction, "str | None"], None]
 
 
+# x264's macroblock tree reads memory that nobody wrote (its AVX-512 code, with B-frames), so that the same
+# frames give other files from call to call.
+_X264 = {"crf": "17", "preset": "slow", "x264-params": "mbtree=0"}
+_VP9 = {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "2"}
+
+
 def compressed_writer(
     container_format: str, codec: str, options: dict[str, str], muxer: dict[str, str]
 ) -> Writer:
@@ -132,10 +138,8 @@ def _write_frames(path: Path, frames: np.ndarray, rate: Fraction, comment: str |
 
 
 WRITERS: dict[str, Writer] = {
-    "mp4": compressed_writer("mp4", "libx264", {"crf": "17", "preset": "slow"}, {"movflags": "+faststart"}),
-    "webm": compressed_writer(
-        "webm", "libvpx-vp9", {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "2"}, {}
-    ),
+    "mp4": compressed_writer("mp4", "libx264", _X264, {"movflags": "+faststart"}),
+    "webm": compressed_writer("webm", "libvpx-vp9", _VP9, {"fflags": "+bitexact"}),  # else with a random id
     "gif": _write_gif,
     "frames": _write_frames,
 }
