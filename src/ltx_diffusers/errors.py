@@ -37,6 +37,10 @@ class MediaError(InputError):
     """An image or video file is missing, unreadable or of an unusable kind."""
 
 
+class CheckpointError(InputError):
+    """A checkpoint file that can't be used: damaged, hostile, incomplete, or of an unknown kind."""
+
+
 class UnknownNameError(InputError):
     """A name stands for nothing registered or found; the message lists near names."""
 
