@@ -1,0 +1,1 @@
+"""Checkpoints of other layouts: reading, writing, verifying."""
