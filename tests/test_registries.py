@@ -134,8 +134,10 @@ def predictions_for(guidance, batch: int = 2) -> list[Tensor]:
 def test_guidance_names_its_passes(entry) -> None:
     passes = entry().passes
     assert isinstance(passes, tuple)
-    assert "positive" in passes
+    assert "positive" in {run.text for run in passes}
     assert len(set(passes)) == len(passes)
+    assert set(passes) <= entry().all_passes()
+    assert set(entry().at(0.5).passes) <= entry().all_passes()
 
 
 @over("guidances")

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..functional.generators import Generators
 from .state import TokenState, moving_tokens, token_levels
 
 Velocity = Callable[[TokenState, Tensor], Tensor]
 StepEnd = Callable[[int, Tensor, TokenState], TokenState]
-Generators = torch.Generator | list[torch.Generator] | None
 
 
 def denoise(

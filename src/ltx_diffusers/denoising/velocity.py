@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .guidance import Guidance
+from ..models.transformers.perturbation import Perturbation
+from .guidance import Guidance, Pass
 from .state import TokenState
 
 
@@ -30,10 +32,13 @@ class TextFeatures:
 class GuidedVelocity:
     """Runs the model once per step, on all passes of the guidance as one batch, and combines them.
 
+    Passes with perturbed attention stand last in the batch, so that only their rows are perturbed; where passes
+    are perturbed in different ways, each further way is a run of its own.
+
     Attributes:
-        transformer: Ours or Diffusers' `LTXVideoTransformer3DModel`.
-        texts: Text of each pass, by the names in `guidance.passes`.
-        guidance: May be replaced between steps.
+        transformer: Ours, or Diffusers' `LTXVideoTransformer3DModel` for guidance that perturbs nothing.
+        texts: Text of each pass, by the names in `Pass.text`.
+        guidance: Of the current step; may be replaced between steps.
         attention_kwargs: Passed on to the transformer ({"scale": ...} weighs LoRA layers).
     """
 
@@ -52,11 +57,28 @@ class GuidedVelocity:
         Returns:
             (B, L, C) float32.
         """
-        texts = [self.texts[name] for name in self.guidance.passes]
+        passes = self.guidance.passes
+        predictions: dict[Pass, Tensor] = {}
+        for together in _runs(passes):
+            predicted = self._predict(together, state, timestep).float().chunk(len(together))
+            predictions |= dict(zip(together, predicted, strict=True))
+        return self.guidance.combine([predictions[run] for run in passes])
+
+    def _predict(self, passes: list[Pass], state: TokenState, timestep: Tensor) -> Tensor:
+        """Velocities (passes * B, L, C) of one run of the model."""
+        texts = [self.texts[run.text] for run in passes]
         count = len(texts)
         embeds = torch.cat([text.embeds for text in texts])
+        perturbation = passes[-1].perturbation
+        perturbed = {}
+        if perturbation is not None:
+            perturbed_passes = sum(run.perturbation is not None for run in passes)
+            perturbed = {
+                "perturbation": perturbation,
+                "perturbed_rows": perturbed_passes * state.tokens.shape[0],
+            }
         with self._cache():
-            prediction = self.transformer(
+            return self.transformer(
                 hidden_states=torch.cat([state.tokens] * count).to(embeds.dtype),
                 encoder_hidden_states=embeds,
                 timestep=torch.cat([timestep] * count),
@@ -67,10 +89,20 @@ class GuidedVelocity:
                 video_coords=torch.cat([state.coords] * count),
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
+                **perturbed,
             )[0]
-        return self.guidance.combine(prediction.float().chunk(count))
 
     def _cache(self) -> AbstractContextManager:
         """Diffusers' step caches keep their state by this name."""
         context = getattr(self.transformer, "cache_context", None)
         return nullcontext() if context is None else context("cond_uncond")
+
+
+def _runs(passes: Sequence[Pass]) -> list[list[Pass]]:
+    """Passes that run as one batch: the plain ones with those of the first perturbation, then each other one."""
+    by_perturbation: dict[Perturbation | None, list[Pass]] = {}
+    for run in passes:
+        by_perturbation.setdefault(run.perturbation, []).append(run)
+    plain = by_perturbation.pop(None, [])
+    perturbed = list(by_perturbation.values())
+    return [plain + (perturbed[0] if perturbed else []), *perturbed[1:]]

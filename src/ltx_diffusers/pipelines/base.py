@@ -265,7 +265,7 @@ class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
                 velocity,
                 self.scheduler,
                 generator=request.generator,
-                before_step=self._before_step,
+                before_step=self._before_step(velocity),
                 on_step_end=self._step_end(request, velocity, bar.update),
             )
         frames = self._output(request, state)
@@ -348,10 +348,18 @@ class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
             state = condition.apply_to(state)
         return at_noise_level(state, 1.0)
 
-    def _before_step(self, index: int, timestep: Tensor) -> bool:
-        if not self._interrupt:
+    def _before_step(self, velocity: GuidedVelocity) -> Callable[[int, Tensor], bool]:
+        """What happens before each step: the caller may have stopped, or changed the guidance."""
+        levels = (self.scheduler.timesteps / self.scheduler.config.num_train_timesteps).tolist()
+
+        def before_step(index: int, timestep: Tensor) -> bool:
+            if self._interrupt:
+                return False
             self._current_timestep = timestep
-        return not self._interrupt
+            velocity.guidance = self._guidance().at(levels[index])
+            return True
+
+        return before_step
 
     def _step_end(self, request: Request, velocity: GuidedVelocity, advance: Callable[[], Any]) -> StepEnd:
         """What happens after each step: progress, and the caller's callback, which may change things."""
@@ -363,16 +371,15 @@ class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
             passes = velocity.guidance.passes
             tensors = {
                 "latents": target_tokens(state),
-                "prompt_embeds": torch.cat([velocity.texts[name].embeds for name in passes]),
+                "prompt_embeds": torch.cat([velocity.texts[run.text].embeds for run in passes]),
                 "negative_prompt_embeds": getattr(velocity.texts.get("negative"), "embeds", None),
             }
             asked = {name: tensors[name] for name in request.callback_on_step_end_tensor_inputs}
             changed = request.callback_on_step_end(self, index, timestep, asked) or {}
             if "prompt_embeds" in changed:
                 parts = changed["prompt_embeds"].split(request.num_videos)
-                for name, embeds in zip(passes[-len(parts) :], parts, strict=True):
-                    velocity.texts[name] = TextFeatures(embeds, velocity.texts[name].mask)
-            velocity.guidance = self._guidance()
+                for run, embeds in zip(passes[-len(parts) :], parts, strict=True):
+                    velocity.texts[run.text] = TextFeatures(embeds, velocity.texts[run.text].mask)
             return with_target_tokens(state, changed["latents"]) if "latents" in changed else state
 
         return step_end

@@ -57,10 +57,7 @@ class LTXAttnProcessor:
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )
-        output = attended.flatten(2).to(query.dtype)
-        for layer in attn.to_out:
-            output = layer(output)
-        return output
+        return attn.project_out(attended.flatten(2).to(query.dtype))
 
 
 class LTXAttention(nn.Module, AttentionModuleMixin):
@@ -121,6 +118,12 @@ class LTXAttention(nn.Module, AttentionModuleMixin):
         if self.is_cross_attention:
             return self.to_q(hidden_states), *self.to_kv(encoder_hidden_states).chunk(2, dim=-1)
         return self.to_qkv(hidden_states).chunk(3, dim=-1)
+
+    def project_out(self, attended: torch.Tensor) -> torch.Tensor:
+        """The layer's output (B, L, C) from the attention's result (B, L, C)."""
+        for layer in self.to_out:
+            attended = layer(attended)
+        return attended
 
     def forward(
         self,

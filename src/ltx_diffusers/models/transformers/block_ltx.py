@@ -65,6 +65,7 @@ class LTXTransformerBlock(nn.Module):
         temb: torch.Tensor,
         image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
+        perturbed: tuple[str, int] | None = None,
     ) -> torch.Tensor:
         """Run the block.
 
@@ -74,15 +75,28 @@ class LTXTransformerBlock(nn.Module):
             temb: Six vectors of each sample (B, 1, 6 C) or of each token (B, L, 6 C).
             image_rotary_emb: (cos, sin), each (B, L, C).
             encoder_attention_mask: Additive bias (B, 1, S).
+            perturbed: Mode of `Perturbation` and the number of rows, the last of the batch, that it acts on.
 
         Returns:
             Tokens (B, L, C).
         """
+        if perturbed is not None and perturbed[0] == "transformer-block":
+            return self._bypassed(
+                perturbed[1],
+                hidden_states,
+                encoder_hidden_states,
+                temb,
+                image_rotary_emb,
+                encoder_attention_mask,
+            )
         modulation = self.scale_shift_table.to(temb.device) + temb.unflatten(-1, (6, -1))
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = modulation.unbind(dim=2)
 
         normed = modulate(self.norm1(hidden_states), shift_attn, scale_attn)
-        attended = self.attn1(normed, image_rotary_emb=image_rotary_emb)
+        if perturbed is None:
+            attended = self.attn1(normed, image_rotary_emb=image_rotary_emb)
+        else:
+            attended = self._perturbed_attention(*perturbed, normed, image_rotary_emb)
         hidden_states = torch.addcmul(hidden_states, attended, gate_attn)
 
         hidden_states = hidden_states + self.attn2(
@@ -94,7 +108,45 @@ class LTXTransformerBlock(nn.Module):
         normed = modulate(self.norm2(hidden_states), shift_ff, scale_ff)
         return torch.addcmul(hidden_states, self.ff(normed), gate_ff)
 
+    def _perturbed_attention(
+        self, mode: str, rows: int, normed: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> torch.Tensor:
+        """Self-attention (B, L, C), for the last rows without attending: only the others cost the square of L."""
+        others, last = normed[:-rows], normed[-rows:]
+        result = last if mode == "attention-skip" else self.attn1.project(last)[2]
+        attended = self.attn1.project_out(result)
+        if others.shape[0] == 0:
+            return attended
+        rotary = None if rotary is None else tuple(_first_rows(x, rows) for x in rotary)
+        return torch.cat([self.attn1(others, image_rotary_emb=rotary), attended])
+
+    def _bypassed(
+        self,
+        rows: int,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        temb: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The block for all rows but the last ones, which stay as they are."""
+        if hidden_states.shape[0] == rows:
+            return hidden_states
+        others = self(
+            hidden_states[:-rows],
+            encoder_hidden_states[:-rows],
+            temb[:-rows],
+            None if rotary is None else tuple(_first_rows(x, rows) for x in rotary),
+            None if mask is None else mask[:-rows],
+        )
+        return torch.cat([others, hidden_states[-rows:]])
+
 
 def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """x * (1 + scale) + shift, with vectors per sample (B, 1, C) or per token (B, L, C)."""
     return torch.addcmul(shift, x, 1 + scale)
+
+
+def _first_rows(x: torch.Tensor, rows: int) -> torch.Tensor:
+    """`x` without its last rows; one row stands for all."""
+    return x if x.shape[0] == 1 else x[:-rows]

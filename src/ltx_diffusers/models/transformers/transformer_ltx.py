@@ -24,6 +24,7 @@ from ...functional.coordinates import scaled_coordinates, video_coordinates
 from ...functional.rope import rotary_embedding
 from ...geometry import CompressionRatios, VideoSize
 from .block_ltx import LTXTransformerBlock, modulate
+from .perturbation import Perturbation
 from .sharding import CONTEXT_PARALLEL_PLAN, Shard
 
 MASKED_BIAS = -10000.0
@@ -155,6 +156,8 @@ class LTXTransformer3DModel(
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
         frame_rate: float | torch.Tensor | None = None,
+        perturbation: Perturbation | None = None,
+        perturbed_rows: int = 0,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """Predict the velocity (noise minus clean latents) of each token.
 
@@ -179,6 +182,8 @@ class LTXTransformer3DModel(
             attention_kwargs: {"scale": s} scales LoRA layers.
             return_dict: Whether to return an output object or a tuple.
             frame_rate: Frames per second, one number or one per sample (B,).
+            perturbation: What to perturb, for spatio-temporal guidance.
+            perturbed_rows: How many rows of the batch, its last ones, are perturbed.
 
         Returns:
             Velocities (B, L, out_channels), as `.sample` or in a tuple.
@@ -187,6 +192,7 @@ class LTXTransformer3DModel(
             InputError: If a shape doesn't fit the others, or it isn't told where the tokens are.
         """
         self._check_inputs(hidden_states, encoder_hidden_states)
+        self._check_perturbation(perturbation, perturbed_rows, hidden_states.shape[0])
         batch_size, num_tokens, _ = hidden_states.shape
         if video_coords is None:
             size = VideoSize(num_frames, height, width)
@@ -206,8 +212,10 @@ class LTXTransformer3DModel(
         encoder_hidden_states = self.caption_projection(self.shard(encoder_hidden_states))
         hidden_states = self.proj_in(self.shard(hidden_states))
 
-        for block in self.transformer_blocks:
+        for index, block in enumerate(self.transformer_blocks):
             inputs = (hidden_states, encoder_hidden_states, modulation, rotary, text_bias)
+            if perturbed_rows and index in perturbation.blocks:
+                inputs += ((perturbation.mode, perturbed_rows),)
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 hidden_states = self._gradient_checkpointing_func(block, *inputs)
             else:
@@ -235,6 +243,15 @@ class LTXTransformer3DModel(
                 got=tuple(text.shape),
                 expected=f"({hidden_states.shape[0]}, S, {self.config.caption_channels})",
             )
+
+    def _check_perturbation(self, perturbation: Perturbation | None, rows: int, batch_size: int) -> None:
+        if not 0 <= rows <= batch_size or (rows > 0) != (perturbation is not None):
+            raise InputError(
+                "a perturbation and the number of rows that it acts on go together",
+                got=f"{perturbation} for {rows} of {batch_size} rows",
+            )
+        if perturbation is not None:
+            perturbation.check_depth(len(self.transformer_blocks))
 
     def _coordinates(
         self,
