@@ -20,6 +20,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 from torch import Tensor
 
 from ..errors import InputError, UnknownNameError
+from ..functional.generators import Generators
 from ..functional.sigmas import (
     check_count,
     check_schedule,
@@ -32,7 +33,7 @@ from ..functional.sigmas import (
     uniform,
 )
 from . import foreign_configs
-from .levels import Generators, Levels, append_axes, check_allowed, draw_noise, listed_levels, sigma_of
+from .levels import Levels, append_axes, check_allowed, draw_noise, listed_levels, sigma_of
 
 SHIFTS = ("sd3", "simple-diffusion")
 
@@ -112,6 +113,10 @@ class LTXFlowMatchScheduler(SchedulerMixin, ConfigMixin):
                 "the line of the shift needs two token counts",
                 got=f"base_image_seq_len={base_image_seq_len}, max_image_seq_len={max_image_seq_len}",
                 expected="0 < base_image_seq_len < max_image_seq_len",
+            )
+        if allowed_inference_steps is not None and len(allowed_inference_steps) == 0:
+            raise InputError(
+                "allowed_inference_steps allows nothing", got="an empty list", expected="None for any"
             )
         self.init_noise_sigma = 1.0
         self.num_inference_steps: int | None = None

@@ -11,12 +11,12 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..errors import InputError
+from ..functional.generators import Generators
 
 # Released files write the allowed noise levels with 4 digits (0.99375 as 0.9937).
 ALLOWED_TOLERANCE = 1e-4
 
 Levels = Sequence[float] | np.ndarray | Tensor
-Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def listed_levels(values: Levels) -> Tensor:
@@ -49,7 +49,7 @@ def check_allowed(levels: Tensor, allowed: Sequence[float] | None) -> None:
     if allowed is None:
         return
     for level in levels.tolist():
-        if min(abs(level - value) for value in allowed) > ALLOWED_TOLERANCE:
+        if all(abs(level - value) > ALLOWED_TOLERANCE for value in allowed):
             raise InputError(
                 "this model was distilled for certain noise levels only",
                 got=f"sigma {level:.4f}",

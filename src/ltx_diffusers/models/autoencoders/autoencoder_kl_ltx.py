@@ -17,13 +17,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
 from ...errors import InputError
+from ...functional.generators import Generators
 from ...geometry import CompressionRatios, check_video_size
 from .blocks import downsample_stride
 from .config_checks import check_lengths
 from .decoder import Decoder3d, decoder_stages
 from .encoder import CONV_BLOCK, Encoder3d, encoder_stages
 from .noise_replay import noise_replays
-from .resnet import Generators
 from .tiling import Tiling
 
 
@@ -65,6 +65,8 @@ class AutoencoderKLLTX(ModelMixin, AutoencoderMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
+    # `encode` and `decode` don't pass through the model's own `forward`, where group offloading would act.
+    _group_offload_block_modules = ("encoder", "decoder")
 
     @register_to_config
     def __init__(

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from ...errors import InputError
+from ...functional.generators import Generators
 from .causal_conv import CausalConv3d
 from .resampling import Downsampler3d, Stride, Upsampler3d
-from .resnet import Generators, ResnetBlock3d
+from .resnet import ResnetBlock3d
 from .time_embedding import TimeEmbedder
 
 DOWNSAMPLE_STRIDES: dict[str, Stride] = {

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...errors import InputError
+from ...functional.generators import Generators
 from .blocks import MidBlock3d, UpBlock3d
 from .causal_conv import CausalConv3d
 from .resampling import unpatchify
-from .resnet import Generators, pixel_norm
+from .resnet import pixel_norm
 from .time_embedding import TimeEmbedder, modulate
 
 

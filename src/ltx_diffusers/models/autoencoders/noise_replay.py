@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from .resnet import Generators
+from ...functional.generators import Generators
 
 
 class NoiseReplay:

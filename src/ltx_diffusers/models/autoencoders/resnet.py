@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 
+from ...functional.generators import Generators
 from .causal_conv import CausalConv3d
 from .time_embedding import modulate
 
 PIXEL_NORM_EPS = 1e-8
-
-Generators = torch.Generator | list[torch.Generator] | None
 
 
 def pixel_norm(hidden: torch.Tensor) -> torch.Tensor:
