@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..models.recorded import with_recorded
 from ..schedulers.flow_match import LTXFlowMatchScheduler
 
 logger = logging.getLogger(__name__)
@@ -44,9 +45,9 @@ def _own_class(entry: Any) -> Any:
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:
-    """The JSON file `name` in a model's folder, or {} if there is none."""
+    """The JSON file `name` in a model's folder, with its record's settings in place, or {} if there is none."""
     path = folder / name
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return with_recorded(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def check_layout(index: Mapping[str, Any], passed: Collection[str], source: str) -> None:
@@ -142,7 +143,7 @@ def state_settings(
 
     if schedule is None and "scheduler" not in passed:
         saved = read_config(folder / "scheduler", "scheduler_config.json")
-        own = saved.get("_class_name") not in OWN_CLASSES
+        own = saved.get("_class_name") not in OWN_CLASSES or "schedule" in saved
         if not own and is_untuned_uniform(saved, pipeline.vae.config):
             warn_linear_quadratic()
             schedule = "linear-quadratic"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InputError
+from ..models.recorded import RECORD
 
 DIFFUSERS_CLASS = "FlowMatchEulerDiscreteScheduler"
 OFFICIAL_CLASS = "RectifiedFlowScheduler"
@@ -59,7 +60,7 @@ def own_config(config: Mapping[str, Any], own_class: str) -> dict[str, Any]:
         marks = {"use_dynamic_shifting": DIFFUSERS_CLASS, "sampler": OFFICIAL_CLASS}
         class_name = next((name for key, name in marks.items() if key in config), own_class)
     if class_name == DIFFUSERS_CLASS:
-        return from_diffusers(config)
+        return _recorded(config) or from_diffusers(config)
     if class_name == OFFICIAL_CLASS:
         return from_official(config)
     if class_name not in (own_class, OWN_CLASS):
@@ -128,6 +129,36 @@ def to_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
         "use_dynamic_shifting": config["shifting"] == "sd3",
         "shift_terminal": config["shift_terminal"],
     }
+
+
+def to_recorded_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """As `to_diffusers`, with our whole config recorded in it, for `own_config` to give back.
+
+    For a linear-quadratic schedule, which Diffusers' class lacks, it is the plain uniform one that Diffusers' own
+    repositories of 0.9.5 and later have: the pipeline there that is right for these releases,
+    `LTXConditionPipeline`, brings its linear-quadratic steps along.
+
+    Raises:
+        InputError: If Diffusers' class can't express another part of the schedule.
+    """
+    stand_in = dict(config)
+    if stand_in["schedule"] == "linear-quadratic":
+        stand_in |= {"schedule": "uniform", "schedule_options": None}
+    own = {name: value for name, value in config.items() if not name.startswith("_")}
+    return to_diffusers(stand_in) | {RECORD: own}
+
+
+def _recorded(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The config of ours recorded in one of Diffusers', or None if there is none or the rest was changed since."""
+    record = config.get(RECORD)
+    if not isinstance(record, Mapping):
+        return None
+    try:
+        described = to_recorded_diffusers(record)
+    except (KeyError, InputError):  # not written by this library
+        return None
+    unchanged = all(config.get(name) == value for name, value in described.items() if name != RECORD)
+    return dict(record) if unchanged else None
 
 
 def from_official(config: Mapping[str, Any]) -> dict[str, Any]:

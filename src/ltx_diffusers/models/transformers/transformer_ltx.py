@@ -23,6 +23,7 @@ from ...errors import InputError
 from ...functional.coordinates import scaled_coordinates, video_coordinates
 from ...functional.rope import rotary_embedding
 from ...geometry import CompressionRatios, VideoSize
+from ..recorded import ReadsRecordedSettings
 from .block_ltx import LTXTransformerBlock, modulate
 from .perturbation import Perturbation
 from .sharding import CONTEXT_PARALLEL_PLAN, Shard
@@ -32,7 +33,13 @@ MASKED_BIAS = -10000.0
 
 
 class LTXTransformer3DModel(
-    ModelMixin, ConfigMixin, AttentionMixin, FromOriginalModelMixin, PeftAdapterMixin, CacheMixin
+    ReadsRecordedSettings,
+    ModelMixin,
+    ConfigMixin,
+    AttentionMixin,
+    FromOriginalModelMixin,
+    PeftAdapterMixin,
+    CacheMixin,
 ):
     """Predicts the velocity of noised latents from text, noise level, time and place.
 
