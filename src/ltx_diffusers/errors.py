@@ -41,6 +41,10 @@ class CheckpointError(InputError):
     """A checkpoint file that can't be used: damaged, hostile, incomplete, or of an unknown kind."""
 
 
+class HubError(LTXError, RuntimeError):
+    """The Hub refused or failed: no right, a conflict, a broken connection. The message never shows a token."""
+
+
 class UnknownNameError(InputError):
     """A name stands for nothing registered or found; the message lists near names."""
 
