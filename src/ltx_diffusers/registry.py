@@ -90,7 +90,11 @@ class Registry(Generic[T]):
         return name in self._entries
 
     def origin(self, name: str) -> str:
-        """The module that the entry comes from, to tell plugins from built-ins."""
+        """The module that the entry comes from, to tell plugins from built-ins.
+
+        Raises:
+            UnknownNameError: If there is no such entry.
+        """
         return getattr(self.get(name), "__module__", type(self.get(name)).__module__)
 
     def _load_builtins(self) -> None:

@@ -74,7 +74,11 @@ def test_scaled_coordinates_take_tensors() -> None:
     torch.testing.assert_close(per_sample[1, 0], expected[1, 0] * 2)
 
 
-@pytest.mark.parametrize("rate", [0, -24.0, float("nan"), torch.ones(3), torch.ones(2, 1)])
+IMPOSSIBLE_RATES = [0, -24.0, float("nan"), torch.ones(3), torch.ones(2, 1)]
+IMPOSSIBLE_RATES += [torch.tensor(0.0), torch.tensor([24.0, -1.0]), torch.tensor([24.0, float("nan")])]
+
+
+@pytest.mark.parametrize("rate", IMPOSSIBLE_RATES, ids=str)
 def test_impossible_rates_are_refused(rate) -> None:
     with pytest.raises(InputError, match="frame rate"):
         video_coordinates(SIZE, batch_size=2, frame_rate=rate, causal=True)

@@ -396,6 +396,25 @@ def test_bad_input_is_refused_before_any_work(pipeline, monkeypatch, name):
         pipeline(**(SIZE | {"prompt": "a"} | changes))
 
 
+def test_encoding_alone_refuses_bad_input_too(pipeline):
+    embeds = torch.zeros(1, 4, TEXT_CHANNELS)
+    mask = torch.ones(1, 4)
+    with pytest.raises(InputError, match="needs a prompt_attention_mask"):
+        pipeline.encode_prompt(None, prompt_embeds=embeds)
+    with pytest.raises(InputError, match="needs a negative_prompt_attention_mask"):
+        pipeline.encode_prompt("a", negative_prompt_embeds=embeds)
+    with pytest.raises(InputError, match="a prompt is needed"):
+        pipeline.encode_prompt(None)
+    pipeline.register_modules(text_encoder=None)
+    with pytest.raises(InputError, match="no text encoder"):
+        pipeline.encode_prompt("a")
+    encoded = pipeline.encode_prompt(
+        None, do_classifier_free_guidance=False, prompt_embeds=embeds, prompt_attention_mask=mask
+    )
+    assert encoded[0].shape == embeds.shape
+    assert encoded[1].tolist() == mask.tolist()
+
+
 BAD_IMAGES = {
     "none": (None, "needs an image"),
     "type": ("picture.png", "PIL image"),

@@ -109,6 +109,16 @@ def test_the_caller_decides(repos, caplog):
     assert not [record for record in caplog.records if record.name == release.__name__]
 
 
+def test_another_schedule_has_its_own_options(repos, tmp_path):
+    pipeline = LTXPipeline.from_pretrained(repos["0.9.5"])
+    pipeline.scheduler.register_to_config(schedule_options={"threshold": 0.1})
+    pipeline.save_pretrained(tmp_path)
+    same = LTXPipeline.from_pretrained(tmp_path, schedule="linear-quadratic").scheduler.config
+    assert same.schedule_options == {"threshold": 0.1}
+    other = LTXPipeline.from_pretrained(tmp_path, schedule="uniform").scheduler.config
+    assert (other.schedule, other.schedule_options) == ("uniform", None)
+
+
 @pytest.mark.parametrize("version", ["0.9.1", "0.9.5"])
 def test_a_round_trip_changes_nothing(repos, version, tmp_path, caplog):
     pipeline = LTXPipeline.from_pretrained(repos[version])
@@ -194,6 +204,15 @@ def test_our_transformer_with_a_config_of_diffusers_does_not_hide_the_release(re
 def test_other_pipelines_are_refused(tmp_path):
     with pytest.raises(InputError, match="no model_index"):
         LTXPipeline.from_pretrained(tmp_path)
+    for content, message in (
+        ("{}", "transformer can't be used; got none"),
+        ('{"transformer": "LTXTransformer3DModel"}', "transformer can't be used; got none"),
+        ("[]", "must hold a JSON object"),
+        ('{"transformer": ', "isn't valid JSON"),
+    ):
+        (tmp_path / "model_index.json").write_text(content)
+        with pytest.raises(InputError, match=message):
+            LTXPipeline.from_pretrained(tmp_path)
     index = {
         "_class_name": "WanPipeline",
         "transformer": ["diffusers", "WanTransformer3DModel"],

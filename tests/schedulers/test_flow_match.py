@@ -211,6 +211,15 @@ def test_a_registered_schedule_can_be_used():
     close(scheduler(3, schedule=name).sigmas, torch.tensor([1.0, 0.5, 0.25, 0.0]))
 
 
+def test_allowing_no_level_at_all_is_refused():
+    with pytest.raises(InputError, match="expected None for any"):
+        LTXFlowMatchScheduler(allowed_inference_steps=[])
+    made = LTXFlowMatchScheduler()
+    made.register_to_config(allowed_inference_steps=[])
+    with pytest.raises(InputError, match="certain noise levels"):
+        made.set_timesteps(4)
+
+
 def test_only_allowed_levels_are_accepted():
     made = LTXFlowMatchScheduler(allowed_inference_steps=ALLOWED, default_num_inference_steps=8)
     made.set_timesteps()

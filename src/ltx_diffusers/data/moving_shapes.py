@@ -153,6 +153,9 @@ def render(spec: ClipSpec, num_frames: int, height: int, width: int) -> np.ndarr
 
     Returns:
         float32 array (F, H, W, 3) of sRGB values in [0, 1].
+
+    Raises:
+        InputError: If there is no such shape.
     """
     progress = np.linspace(0, 1, num_frames, dtype=np.float32) if num_frames > 1 else np.zeros(1, np.float32)
     direction = _DIRECTIONS.get(spec.motion, (0, 0))
@@ -175,6 +178,9 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray
 
     The shape's corners lie on a circle of the given radius; away from edges the value is a lower bound
     of the distance, which is all that anti-aliasing needs.
+
+    Raises:
+        InputError: If there is no such shape.
     """
     if shape == "circle":
         return np.hypot(x, y) - radius

@@ -19,7 +19,11 @@ from ..geometry import LTX_RATIOS, CompressionRatios, VideoSize
 
 
 def token_grid(size: VideoSize, device: torch.device | str | None = None) -> torch.Tensor:
-    """Indices (frame, row, column) of every token of a grid: (3, L) in fp32, in (F, H, W) order."""
+    """Indices (frame, row, column) of every token of a grid: (3, L) in fp32, in (F, H, W) order.
+
+    Raises:
+        InputError: If a side is empty.
+    """
     if min(size) < 1:
         raise InputError("a grid of tokens needs at least one token on every side", got=tuple(size))
     sides = [torch.arange(side, dtype=torch.float32, device=device) for side in size]
@@ -41,7 +45,8 @@ def video_coordinates(
     Args:
         size: Latent frames, rows and columns.
         batch_size: Number of videos B.
-        frame_rate: Frames per second, one for all videos or one each (B,).
+        frame_rate: Frames per second, one for all videos or one each (B,). Values in the memory of an accelerator
+            aren't checked, since that would wait for it.
         ratios: Frames, rows and columns of pixels that one latent stands for.
         causal: Whether the first latent frame stands for one frame only: the model's
             `causal_temporal_positioning`.
@@ -85,6 +90,9 @@ def scaled_coordinates(
 
     Returns:
         (B, 3, L) in fp32: seconds, y in pixels, x in pixels.
+
+    Raises:
+        InputError: If a side is empty.
     """
     index = token_grid(size, device)
     if causal_ratio is None:
@@ -114,6 +122,9 @@ def _rates(
                 got=f"shape {tuple(frame_rate.shape)}",
                 expected=f"({batch_size},)",
             )
+        checkable = frame_rate.device.type == "cpu" and not torch.compiler.is_compiling()
+        if checkable and not (frame_rate > 0).all():
+            raise InputError("frame rates must be positive", got=frame_rate.tolist())
     elif not frame_rate > 0:
         raise InputError("the frame rate must be positive", got=frame_rate)
     return _column(frame_rate, device)

@@ -90,6 +90,9 @@ def normalize_latents(
         mean: Mean of each channel (C,).
         std: Standard deviation of each channel (C,).
         scaling_factor: The VAE's `scaling_factor`.
+
+    Raises:
+        InputError: If there isn't one value per channel.
     """
     mean, std = (_per_channel(statistic, latents) for statistic in (mean, std))
     return (latents - mean) * scaling_factor / std
@@ -98,7 +101,11 @@ def normalize_latents(
 def denormalize_latents(
     latents: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, scaling_factor: float = 1.0
 ) -> torch.Tensor:
-    """Bring latents of the transformer back to the VAE's scale; the inverse of `normalize_latents`."""
+    """Bring latents of the transformer back to the VAE's scale; the inverse of `normalize_latents`.
+
+    Raises:
+        InputError: If there isn't one value per channel.
+    """
     mean, std = (_per_channel(statistic, latents) for statistic in (mean, std))
     return latents * std / scaling_factor + mean
 

@@ -40,9 +40,10 @@ from ..integration import register, register_pipelines
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ..models.transformers.transformer_ltx import LTXTransformer3DModel
 from ..schedulers.flow_match import LTXFlowMatchScheduler
+from .attributes import DiffusersAttributes
 from .decoding import decode_latents, to_output
-from .release import check_layout, is_causal, own_classes, read_config, state_settings
-from .request import Request, check_request, per_video, with_defaults
+from .release import check_layout, is_causal, own_classes, state_settings
+from .request import Request, check_embeds, check_request, no_text_encoder, per_video, with_defaults
 from .schedule import set_schedule
 from .text import encode_texts, repeat_features
 
@@ -51,7 +52,7 @@ register()
 register_pipelines()
 
 
-class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
+class LTXPipelineBase(DiffusersAttributes, DiffusionPipeline, LTXVideoLoraLoaderMixin):
     """Components and steps of all LTX-Video pipelines.
 
     Args:
@@ -119,7 +120,7 @@ class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
         source = str(pretrained_model_name_or_path)
         folder = Path(source) if Path(source).is_dir() else Path(cls.download(source, **kwargs))
         passed = [name for name in kwargs if name in cls.__init__.__annotations__]
-        check_layout(read_config(folder, cls.config_name), passed, source)
+        check_layout(folder, passed, source)
         pipeline = super().from_pretrained(str(folder), **kwargs)
         pipeline.register_to_config(_name_or_path=source)
         state_settings(pipeline, folder, passed, causal_temporal_positioning, schedule)
@@ -136,6 +137,10 @@ class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
         """Frames, rows and columns of pixels for one latent."""
         side = self.vae.spatial_compression_ratio
         return CompressionRatios(self.vae.temporal_compression_ratio, side, side)
+
+    @property
+    def _encodes_text(self) -> bool:
+        return self.text_encoder is not None and self.tokenizer is not None
 
     @property
     def guidance_scale(self) -> float:
@@ -204,6 +209,9 @@ class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
         Returns:
             prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask; the
             last two None without guidance.
+
+        Raises:
+            InputError: If there is nothing to encode or nothing to encode it with, or features lack their mask.
         """
         device = device or self._execution_device
         dtype = dtype or self.transformer.dtype
@@ -211,10 +219,15 @@ class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
         length = max_sequence_length if given is None else given.shape[1]
 
         def features(
-            text: str | list[str], embeds: Tensor | None, mask: Tensor | None, count: int
+            kind: str, text: str | list[str] | None, embeds: Tensor | None, mask: Tensor | None, count: int
         ) -> TextFeatures:
             if embeds is not None:
+                check_embeds(kind, embeds, mask, self.transformer.config.get("caption_channels"))
                 encoded = TextFeatures(embeds.to(device, dtype), mask.to(device))
+            elif text is None:
+                raise InputError("a prompt is needed", got="neither", expected="prompt or prompt_embeds")
+            elif not self._encodes_text:
+                raise no_text_encoder()
             else:
                 encoded = encode_texts(
                     self.tokenizer,
@@ -226,12 +239,16 @@ class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
                 )
             return repeat_features(encoded, num_videos_per_prompt)
 
-        positive = features(prompt, prompt_embeds, prompt_attention_mask, 1)
+        positive = features("prompt", prompt, prompt_embeds, prompt_attention_mask, 1)
         if not do_classifier_free_guidance:
             return positive.embeds, positive.mask, None, None
         count = positive.embeds.shape[0] // num_videos_per_prompt
         negative = features(
-            negative_prompt or "", negative_prompt_embeds, negative_prompt_attention_mask, count
+            "negative_prompt",
+            negative_prompt or "",
+            negative_prompt_embeds,
+            negative_prompt_attention_mask,
+            count,
         )
         return positive.embeds, positive.mask, negative.embeds, negative.mask
 
@@ -290,7 +307,7 @@ class LTXPipelineBase(DiffusionPipeline, LTXVideoLoraLoaderMixin):
             ratios=self.ratios,
             latent_channels=config.in_channels,
             text_channels=config.get("caption_channels"),
-            has_text_encoder=self.text_encoder is not None and self.tokenizer is not None,
+            has_text_encoder=self._encodes_text,
             callback_tensors=self._callback_tensor_inputs,
         )
 

@@ -57,6 +57,9 @@ def pixel_frames(image: Any, height: int, width: int) -> Tensor:
 
     PIL images are resized by Lanczos filtering as in Diffusers; arrays and tensors by antialiased bicubic
     filtering, where Diffusers takes the nearest pixel.
+
+    Raises:
+        InputError: If something isn't an image.
     """
     frames = torch.stack([_resized(entry, height, width) for entry in split_images(image)])
     return (2 * frames - 1).unsqueeze(2)

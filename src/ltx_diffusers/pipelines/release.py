@@ -30,6 +30,7 @@ OWN_CLASSES = {
 """Our class for each of Diffusers', by the names that model_index.json records."""
 
 COMPONENTS = ("transformer", "vae", "scheduler")
+INDEX = "model_index.json"
 
 
 def own_classes(index: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,29 +46,43 @@ def _own_class(entry: Any) -> Any:
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:
-    """The JSON file `name` in a model's folder, with its record's settings in place, or {} if there is none."""
+    """The JSON file `name` in a model's folder, with its record's settings in place, or {} if there is none.
+
+    Raises:
+        InputError: If the file doesn't hold a JSON object.
+    """
     path = folder / name
-    return with_recorded(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} isn't valid JSON", fix=f"({error})") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path} must hold a JSON object", got=type(config).__name__)
+    return with_recorded(config)
 
 
-def check_layout(index: Mapping[str, Any], passed: Collection[str], source: str) -> None:
+def check_layout(folder: Path, passed: Collection[str], source: str) -> None:
     """Refuse a folder that isn't an LTX-Video pipeline in Diffusers' layout.
 
     Args:
-        index: Content of its model_index.json.
+        folder: The pipeline's folder.
         passed: Names of components that the caller gave, whatever the index says of them.
-        source: The folder or repository, for the message.
+        source: The folder or repository as the caller named it, for the message.
 
     Raises:
-        InputError: If the index is missing, or a component is missing or of a foreign kind.
+        InputError: If the index is missing or broken, or a component is missing or of a foreign kind.
     """
     fix = "give a folder or repository with LTX-Video in Diffusers' layout"
-    if not index:
-        raise InputError("no model_index.json found, so this isn't a pipeline", got=source, fix=fix)
+    if not (folder / INDEX).is_file():
+        raise InputError(f"no {INDEX} found, so this isn't a pipeline", got=source, fix=fix)
+    index = read_config(folder, INDEX)
     for name in COMPONENTS:
-        library, class_name = index.get(name) or (None, None)
         if name in passed:
             continue
+        entry = index.get(name)
+        library, class_name = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
         if class_name is None or (library == "diffusers" and class_name not in OWN_CLASSES):
             raise InputError(
                 f"{source} isn't an LTX-Video pipeline: its {name} can't be used",
@@ -148,7 +163,23 @@ def state_settings(
             warn_linear_quadratic()
             schedule = "linear-quadratic"
     if schedule is not None:
-        pipeline.scheduler = LTXFlowMatchScheduler.from_config(pipeline.scheduler.config, schedule=schedule)
+        pipeline.scheduler = with_schedule(pipeline.scheduler.config, schedule)
+
+
+def with_schedule(config: Mapping[str, Any], schedule: str) -> LTXFlowMatchScheduler:
+    """Our scheduler with another schedule, which then has its own default options.
+
+    Args:
+        config: Of a scheduler of ours, of Diffusers' or of the official package.
+        schedule: A name in `functional.sigmas.schedules`.
+
+    Raises:
+        InputError: If the config isn't one that `LTXFlowMatchScheduler.from_config` takes.
+    """
+    scheduler = LTXFlowMatchScheduler.from_config(config)
+    if scheduler.config.schedule == schedule:
+        return scheduler
+    return LTXFlowMatchScheduler.from_config(scheduler.config, schedule=schedule, schedule_options=None)
 
 
 @functools.cache

@@ -162,6 +162,14 @@ def check_request(
         )
 
 
+def no_text_encoder() -> InputError:
+    """The error for a text that can't be encoded."""
+    return InputError(
+        "this pipeline has no text encoder",
+        fix="pass prompt_embeds, and negative_prompt_embeds or guidance_scale=1, with their masks",
+    )
+
+
 def _check_texts(request: Request, has_text_encoder: bool) -> None:
     if (request.prompt is None) == (request.prompt_embeds is None):
         given = "neither" if request.prompt is None else "both"
@@ -183,9 +191,32 @@ def _check_texts(request: Request, has_text_encoder: bool) -> None:
         )
     needs_encoder = request.prompt is not None or (request.guided and request.negative_prompt_embeds is None)
     if needs_encoder and not has_text_encoder:
+        raise no_text_encoder()
+
+
+def check_embeds(kind: str, embeds: Tensor, mask: Tensor | None, text_channels: int | None) -> None:
+    """Check features that are given in place of texts.
+
+    Args:
+        kind: "prompt" or "negative_prompt", for messages.
+        embeds: Features (prompts, tokens, channels).
+        mask: Their mask (prompts, tokens).
+        text_channels: The channels that the transformer takes, None if unknown.
+
+    Raises:
+        InputError: If a shape is wrong, or the mask is missing: without it, padding can't be told from text.
+    """
+    if embeds.ndim != 3 or (text_channels is not None and embeds.shape[2] != text_channels):
         raise InputError(
-            "this pipeline has no text encoder",
-            fix="pass prompt_embeds, and negative_prompt_embeds or guidance_scale=1, with their masks",
+            f"{kind}_embeds has the wrong shape",
+            got=tuple(embeds.shape),
+            expected=f"(prompts, tokens, {text_channels or 'channels'})",
+        )
+    if mask is None or mask.shape != embeds.shape[:2]:
+        raise InputError(
+            f"{kind}_embeds needs a {kind}_attention_mask of the same prompts and tokens",
+            got=None if mask is None else tuple(mask.shape),
+            expected=tuple(embeds.shape[:2]),
         )
 
 
@@ -197,18 +228,7 @@ def _check_features(request: Request, text_channels: int | None) -> None:
             if mask is not None:
                 raise InputError(f"{kind}_attention_mask was given without {kind}_embeds")
             continue
-        if embeds.ndim != 3 or (text_channels is not None and embeds.shape[2] != text_channels):
-            raise InputError(
-                f"{kind}_embeds has the wrong shape",
-                got=tuple(embeds.shape),
-                expected=f"(prompts, tokens, {text_channels or 'channels'})",
-            )
-        if mask is None or mask.shape != embeds.shape[:2]:
-            raise InputError(
-                f"{kind}_embeds needs a {kind}_attention_mask of the same prompts and tokens",
-                got=None if mask is None else tuple(mask.shape),
-                expected=tuple(embeds.shape[:2]),
-            )
+        check_embeds(kind, embeds, mask, text_channels)
         shapes[kind] = tuple(embeds.shape)
     if len(shapes) == 2 and shapes["prompt"] != shapes["negative_prompt"]:
         raise InputError(

@@ -313,7 +313,11 @@ class LTXFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         return ((1 - sigma) * x + sigma * noise).to(original_samples.dtype)
 
     def scale_noise(self, sample: Tensor, timestep: float | Tensor, noise: Tensor) -> Tensor:
-        """`add_noise` with the order of arguments of Diffusers' flow-matching schedulers."""
+        """`add_noise` with the order of arguments of Diffusers' flow-matching schedulers.
+
+        Raises:
+            InputError: If the shapes don't fit.
+        """
         return self.add_noise(sample, noise, timestep)
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:

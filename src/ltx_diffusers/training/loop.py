@@ -163,7 +163,14 @@ class Trainer:
         return model
 
     def train_step(self) -> dict[str, float]:
-        """One optimizer step. Returns the batch's mean losses, the gradient's norm and the learning rate's share."""
+        """One optimizer step.
+
+        Returns:
+            The batch's mean losses, the gradient's norm and the learning rate's share.
+
+        Raises:
+            TrainingError: If a loss or the gradient isn't finite.
+        """
         accelerator, config = self.accelerator, self.config
         rank, world_size = accelerator.process_index, accelerator.num_processes
         batch = send_to_device(self.task.batch(self.step, rank, world_size), accelerator.device)

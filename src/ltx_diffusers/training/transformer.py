@@ -100,6 +100,9 @@ class TransformerTrainingModule(torch.nn.Module):
         text_encoder: Trained along.
         config: Settings of the run.
         ratios: Compression of the VAE, for coordinates.
+
+    Raises:
+        InputError: If the config's objective isn't one of a transformer.
     """
 
     def __init__(

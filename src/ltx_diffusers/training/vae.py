@@ -75,6 +75,9 @@ class VAETrainingModule(torch.nn.Module):
     Args:
         vae: The model to train.
         config: Settings of the run.
+
+    Raises:
+        InputError: If an objective of the config isn't one of a VAE.
     """
 
     def __init__(self, vae: AutoencoderKLLTX, config: VAETrainConfig) -> None:
