@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ltx_diffusers.denoising.state import TokenState, from_noise
-from ltx_diffusers.functional.coordinates import video_coordinates
-from ltx_diffusers.geometry import LTX_RATIOS, VideoSize
+from ltx_diffusers.functional.coordinates import Placement
+from ltx_diffusers.geometry import VideoSize
 from ltx_diffusers.objectives.flow_matching import FlowPass
 from ltx_diffusers.objectives.vae import VAEPass
 from ltx_diffusers.plugins import load_plugins, registered_entries, registries
@@ -65,8 +65,7 @@ def test_required_plugins_are_covered(request: pytest.FixtureRequest) -> None:
 
 def noise_state(batch: int = 2) -> TokenState:
     noise = torch.randn(batch, CHANNELS, *SIZE, generator=seeded(1))
-    coords = video_coordinates(SIZE, batch_size=batch, frame_rate=8.0, ratios=LTX_RATIOS, causal=True)
-    return from_noise(noise, coords)
+    return from_noise(noise, Placement(8.0, causal=True))
 
 
 def build_condition(entry, batch: int = 2):

@@ -15,7 +15,7 @@ from ltx_diffusers.denoising.guidance import ClassifierFreeGuidance
 from ltx_diffusers.denoising.loop import denoise
 from ltx_diffusers.denoising.state import at_noise_level, from_noise, target_latents
 from ltx_diffusers.denoising.velocity import GuidedVelocity, TextFeatures
-from ltx_diffusers.functional.coordinates import video_coordinates
+from ltx_diffusers.functional.coordinates import Placement
 from ltx_diffusers.geometry import VideoSize
 from ltx_diffusers.schedulers.flow_match import LTXFlowMatchScheduler
 
@@ -36,7 +36,7 @@ def scheduler_of(kind: str, **settings):
 def state_of(strength=None, batch=2, seed=0):
     torch.manual_seed(seed)
     noise, latents = torch.randn(batch, 5, *SIZE), torch.randn(batch, 5, 1, 2, 4)
-    state = from_noise(noise, video_coordinates(SIZE, batch_size=batch, frame_rate=24.0, causal=True))
+    state = from_noise(noise, Placement(24.0, causal=True))
     if strength is not None:
         state = FirstFrameCondition(latents, strength).apply_to(state)
     return at_noise_level(state, 1.0)

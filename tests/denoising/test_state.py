@@ -20,11 +20,12 @@ from ltx_diffusers.denoising.state import (
     with_target_tokens,
 )
 from ltx_diffusers.errors import InputError, RegistrationError
-from ltx_diffusers.functional.coordinates import video_coordinates
+from ltx_diffusers.functional.coordinates import Placement
 from ltx_diffusers.functional.latents import pack_latents
 from ltx_diffusers.geometry import VideoSize
 
 SIZE = VideoSize(3, 2, 4)
+PLACEMENT = Placement(24.0, causal=True)
 PER_FRAME = SIZE.height * SIZE.width
 
 
@@ -33,8 +34,7 @@ def noise_like(batch: int = 2, channels: int = 5) -> torch.Tensor:
 
 
 def state_of(noise, clean=None):
-    coords = video_coordinates(SIZE, batch_size=len(noise), frame_rate=24.0, causal=True)
-    return from_noise(noise, coords, clean)
+    return from_noise(noise, PLACEMENT, clean)
 
 
 def test_a_state_without_conditions_is_its_noise():
@@ -147,11 +147,8 @@ def test_first_frames_that_do_not_fit(latents, strength, message):
 
 
 def test_states_that_do_not_fit():
-    coords = video_coordinates(SIZE, batch_size=1, frame_rate=24.0, causal=True)
-    with pytest.raises(InputError, match="coordinates"):
-        from_noise(noise_like(2), coords)
     with pytest.raises(InputError, match="differ in shape"):
-        from_noise(noise_like(1), coords, noise_like(2))
+        from_noise(noise_like(1), PLACEMENT, noise_like(2))
 
 
 def test_conditions_are_registered_by_what_they_can():

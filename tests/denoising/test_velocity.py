@@ -11,8 +11,7 @@ from ltx_diffusers.denoising.guidance import ClassifierFreeGuidance, Pass, Spati
 from ltx_diffusers.denoising.guidance.base import ConstantGuidance
 from ltx_diffusers.denoising.state import at_noise_level, from_noise
 from ltx_diffusers.denoising.velocity import GuidedVelocity, TextFeatures
-from ltx_diffusers.functional.coordinates import video_coordinates
-from ltx_diffusers.geometry import VideoSize
+from ltx_diffusers.functional.coordinates import Placement
 from ltx_diffusers.models.transformers.perturbation import Perturbation
 
 VALUES, SKIP = Perturbation((1,)), Perturbation((0, 2), "attention-skip")
@@ -43,8 +42,8 @@ GUIDANCES = {
 def test_few_runs_give_what_a_run_for_each_pass_gives(name: str) -> None:
     passes, batches = GUIDANCES[name]
     transformer = LTXTransformer3DModel(**TINY).eval()
-    coords = video_coordinates(VideoSize(*GRID), batch_size=2, frame_rate=FRAME_RATE, causal=True)
-    state = at_noise_level(from_noise(torch.randn(2, 8, *GRID), coords), 1.0)
+    placement = Placement(FRAME_RATE, causal=True)
+    state = at_noise_level(from_noise(torch.randn(2, 8, *GRID), placement), 1.0)
     texts = {text: TextFeatures(torch.randn(2, 6, 32), torch.ones(2, 6)) for text in ("positive", "negative")}
     timestep = torch.tensor([700.0, 300.0])
 

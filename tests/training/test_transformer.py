@@ -13,6 +13,7 @@ from ltx_diffusers.denoising.guidance import ClassifierFreeGuidance
 from ltx_diffusers.denoising.state import from_noise
 from ltx_diffusers.denoising.velocity import GuidedVelocity, TextFeatures
 from ltx_diffusers.errors import InputError
+from ltx_diffusers.functional.coordinates import Placement
 from ltx_diffusers.functional.latents import unpack_latents
 from ltx_diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ltx_diffusers.training.config import parse_config
@@ -93,7 +94,7 @@ def test_the_prediction_in_training_is_that_of_the_pipeline(tmp_path, vae_folder
         captions, do_classifier_free_guidance=False, max_sequence_length=16
     )
     latents = unpack_latents(tokens, 2, 1, 2)
-    state = from_noise(latents, kwargs["video_coords"])
+    state = from_noise(latents, Placement(task.config.data.frame_rate, True))
     state = FirstFrameCondition(latents[:, :, :1]).apply_to(state)
     velocity = GuidedVelocity(
         task.module.transformer, {"positive": TextFeatures(embeds, mask)}, ClassifierFreeGuidance(scale=1.0)

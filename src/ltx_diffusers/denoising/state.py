@@ -15,9 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..errors import InputError
+from ..functional.coordinates import Placement
 from ..functional.latents import pack_latents, unpack_latents
 from ..geometry import VideoSize
 
@@ -29,14 +31,15 @@ class TokenState:
     L counts all tokens: first the target's, in (F, H, W) order, then `num_extra` that only serve as context.
 
     Attributes:
-        tokens: (B, L, C) float32, normalised latents. Gaussian noise until `at_noise_level`, from then on the
-            noisy tokens themselves.
+        tokens: (B, L, C) float32, normalised latents. Gaussian noise until `at_noise_level` (0 for extra tokens,
+            whose noise is drawn there), from then on the noisy tokens themselves.
         strength: (B, L) float32 in [0, 1]. How strongly a token is given: 0 is free, 1 fixed for good. A
             token of strength s starts at noise level 1 - s and joins once sigma falls below that.
         clean: (B, L, C) float32, the clean latents of given tokens. Free tokens hold 0 in sampling and the
             latents of the training video in training.
         coords: (B, 3, L) float32, seconds and pixels (`functional.coordinates`).
         size: Latent frames, rows and columns of the target.
+        placement: How the target's latents lie in time and space; gives further tokens their coordinates.
         num_extra: Tokens behind the target's, dropped before decoding.
     """
 
@@ -45,6 +48,7 @@ class TokenState:
     clean: Tensor
     coords: Tensor
     size: VideoSize
+    placement: Placement
     num_extra: int = 0
 
     @property
@@ -58,24 +62,19 @@ class TokenState:
         return bool((self.strength > 0).any())
 
 
-def from_noise(noise: Tensor, coords: Tensor, clean: Tensor | None = None) -> TokenState:
+def from_noise(noise: Tensor, placement: Placement, clean: Tensor | None = None) -> TokenState:
     """A state without conditions.
 
     Args:
         noise: Gaussian noise (B, C, F, H, W).
-        coords: (B, 3, F*H*W) of the target's tokens.
+        placement: How the video lies in time and space.
         clean: Normalised latents of training videos (B, C, F, H, W); None in sampling.
 
     Raises:
         InputError: If the shapes don't fit each other.
     """
     tokens = pack_latents(noise).float()
-    if coords.shape != (tokens.shape[0], 3, tokens.shape[1]):
-        raise InputError(
-            "the coordinates don't fit the latents",
-            got=tuple(coords.shape),
-            expected=(tokens.shape[0], 3, tokens.shape[1]),
-        )
+    size = VideoSize(*noise.shape[2:])
     if clean is not None and clean.shape != noise.shape:
         raise InputError(
             "noise and latents differ in shape", got=tuple(noise.shape), expected=tuple(clean.shape)
@@ -84,8 +83,9 @@ def from_noise(noise: Tensor, coords: Tensor, clean: Tensor | None = None) -> To
         tokens=tokens,
         strength=tokens.new_zeros(tokens.shape[:2]),
         clean=torch.zeros_like(tokens) if clean is None else pack_latents(clean).float(),
-        coords=coords,
-        size=VideoSize(*noise.shape[2:]),
+        coords=placement.coordinates(size, batch_size=noise.shape[0], device=noise.device),
+        size=size,
+        placement=placement,
     )
 
 
@@ -107,14 +107,22 @@ def mix_noise(clean: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
     return (1 - levels) * clean + levels * noise
 
 
-def at_noise_level(state: TokenState, sigma: float | Tensor) -> TokenState:
+def at_noise_level(
+    state: TokenState, sigma: float | Tensor, generator: torch.Generator | list[torch.Generator] | None = None
+) -> TokenState:
     """Turn the noise in `state.tokens` into tokens, each at its own level for a video at `sigma`.
 
     Args:
         state: A state whose tokens are noise still, after its conditions.
         sigma: 1 to start sampling; in training one per sample (B,).
+        generator: Source of the noise of the extra tokens, which have none yet; one, or one per sample.
     """
-    return replace(state, tokens=mix_noise(state.clean, state.tokens, token_levels(state, sigma)))
+    noise = state.tokens
+    if state.num_extra:
+        shape = (noise.shape[0], state.num_extra, noise.shape[2])
+        extra = randn_tensor(shape, generator, noise.device, noise.dtype)
+        noise = torch.cat([noise[:, : state.num_target], extra], dim=1)
+    return replace(state, tokens=mix_noise(state.clean, noise, token_levels(state, sigma)))
 
 
 def velocity_target(noise_state: TokenState) -> Tensor:

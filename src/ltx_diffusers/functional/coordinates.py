@@ -11,6 +11,7 @@ The temporal rule depends on the release (`causal_temporal_positioning` in the m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -66,6 +67,40 @@ def video_coordinates(
     seconds = (frame + first_frame) / _rates(frame_rate, batch_size, device)
     rows = (seconds, index[1] * ratios.height, index[2] * ratios.width)
     return torch.stack([row.expand(batch_size, -1) for row in rows], dim=1)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a video's latents lie in time and space: what `video_coordinates` needs besides their number.
+
+    Attributes:
+        frame_rate: Frames per second, one for all videos or one each (B,).
+        causal: The model's `causal_temporal_positioning`.
+        ratios: Frames, rows and columns of pixels that one latent stands for.
+    """
+
+    frame_rate: float | torch.Tensor
+    causal: bool
+    ratios: CompressionRatios = LTX_RATIOS
+
+    def coordinates(
+        self,
+        size: VideoSize,
+        *,
+        batch_size: int,
+        first_frame: int = 0,
+        device: torch.device | str | None = None,
+    ) -> torch.Tensor:
+        """Coordinates (B, 3, L) of a piece that begins at frame `first_frame`; see `video_coordinates`."""
+        return video_coordinates(
+            size,
+            batch_size=batch_size,
+            frame_rate=self.frame_rate,
+            ratios=self.ratios,
+            causal=self.causal,
+            first_frame=first_frame,
+            device=device,
+        )
 
 
 def scaled_coordinates(

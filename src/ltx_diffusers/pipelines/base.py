@@ -32,7 +32,7 @@ from ..denoising.state import (
 )
 from ..denoising.velocity import GuidedVelocity, TextFeatures
 from ..errors import InputError
-from ..functional.coordinates import video_coordinates
+from ..functional.coordinates import Placement
 from ..functional.latents import unpack_latents
 from ..functional.sigmas import schedules
 from ..geometry import CompressionRatios, VideoSize
@@ -352,18 +352,13 @@ class LTXPipelineBase(DiffusersAttributes, DiffusionPipeline, LTXVideoLoraLoader
         if latents is None:
             shape = (request.num_videos, self.transformer.config.in_channels, *size)
             latents = randn_tensor(shape, request.generator, device, torch.float32)
-        coords = video_coordinates(
-            size,
-            batch_size=request.num_videos,
-            frame_rate=request.frame_rate,
-            ratios=self.ratios,
-            causal=is_causal(self.transformer.config, self.vae.config),
-            device=device,
+        placement = Placement(
+            request.frame_rate, is_causal(self.transformer.config, self.vae.config), self.ratios
         )
-        state = from_noise(latents, coords)
+        state = from_noise(latents, placement)
         for condition in conditions:
             state = condition.apply_to(state)
-        return at_noise_level(state, 1.0)
+        return at_noise_level(state, 1.0, request.generator)
 
     def _before_step(self, velocity: GuidedVelocity) -> Callable[[int, Tensor], bool]:
         """What happens before each step: the caller may have stopped, or changed the guidance."""

@@ -18,8 +18,8 @@ from ..data.video import write_video
 from ..denoising.conditions import FirstFrameCondition
 from ..denoising.state import at_noise_level, from_noise, token_levels, velocity_target
 from ..errors import InputError
-from ..functional.coordinates import video_coordinates
-from ..geometry import CompressionRatios, VideoSize
+from ..functional.coordinates import Placement
+from ..geometry import CompressionRatios
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ..models.transformers.transformer_ltx import LTXTransformer3DModel
 from ..objectives import objectives
@@ -134,15 +134,10 @@ class TransformerTrainingModule(torch.nn.Module):
 
         batch_size = batch["mean"].shape[0]
         latents = batch["mean"] + batch["deviation"] * draw_normal()
-        coords = video_coordinates(
-            VideoSize(*latents.shape[2:]),
-            batch_size=batch_size,
-            frame_rate=self.config.data.frame_rate,
-            ratios=self.ratios,
-            causal=self.transformer.config.causal_temporal_positioning,
-            device=device,
+        placement = Placement(
+            self.config.data.frame_rate, self.transformer.config.causal_temporal_positioning, self.ratios
         )
-        state = from_noise(draw_normal(), coords, clean=latents)
+        state = from_noise(draw_normal(), placement, clean=latents)
         given = draw(batch_size) < self.config.first_frame_share
         strength = torch.where(given, 1 - self.config.first_frame_noise * draw(batch_size), 0.0)
         state = FirstFrameCondition(latents[:, :, :1], strength).apply_to(state)
@@ -153,7 +148,7 @@ class TransformerTrainingModule(torch.nn.Module):
             device=device,
             stratified=self.config.density.stratified,
         )
-        noised = at_noise_level(state, sigma)
+        noised = at_noise_level(state, sigma, generator)
         levels = token_levels(state, sigma)
         text = self.text_encoder(input_ids=batch["input_ids"], attention_mask=batch["text_mask"])[0]
         prediction = self.transformer(
@@ -161,7 +156,7 @@ class TransformerTrainingModule(torch.nn.Module):
             encoder_hidden_states=text,
             timestep=levels * self.transformer.config.timestep_scale_multiplier,
             encoder_attention_mask=batch["text_mask"],
-            video_coords=coords,
+            video_coords=state.coords,
             return_dict=False,
         )[0]
         record = FlowPass(prediction.float(), velocity_target(state), state.strength == 0)
