@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import torch
 from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXVideoTransformer3DModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.loaders import LTXVideoLoraLoaderMixin
 from diffusers.pipelines.ltx.pipeline_output import LTXPipelineOutput
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
@@ -42,6 +41,7 @@ from ..models.transformers.transformer_ltx import LTXTransformer3DModel
 from ..schedulers.flow_match import LTXFlowMatchScheduler
 from .attributes import DiffusersAttributes
 from .decoding import decode_latents, to_output
+from .lora import LTXLoraMixin
 from .release import check_layout, is_causal, own_classes, state_settings
 from .request import Request, check_embeds, check_request, no_text_encoder, per_video, with_defaults
 from .schedule import set_schedule
@@ -52,7 +52,7 @@ register()
 register_pipelines()
 
 
-class LTXPipelineBase(DiffusersAttributes, DiffusionPipeline, LTXVideoLoraLoaderMixin):
+class LTXPipelineBase(DiffusersAttributes, DiffusionPipeline, LTXLoraMixin):
     """Components and steps of all LTX-Video pipelines.
 
     Args:
