@@ -20,6 +20,7 @@ from ...errors import InputError
 from ...functional.generators import Generators
 from ...geometry import CompressionRatios, check_video_size
 from ..recorded import ReadsRecordedSettings
+from ..single_file import SingleFileMixin
 from .blocks import downsample_stride
 from .config_checks import check_lengths
 from .decoder import Decoder3d, decoder_stages
@@ -28,7 +29,7 @@ from .noise_replay import noise_replays
 from .tiling import Tiling
 
 
-class AutoencoderKLLTX(ReadsRecordedSettings, ModelMixin, AutoencoderMixin, ConfigMixin):
+class AutoencoderKLLTX(ReadsRecordedSettings, ModelMixin, AutoencoderMixin, ConfigMixin, SingleFileMixin):
     """Causal video autoencoder with one log-variance for all channels and, from 0.9.1, a denoising decoder.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import PixArtAlphaTextProjection
@@ -24,6 +24,7 @@ from ...functional.coordinates import scaled_coordinates, video_coordinates
 from ...functional.rope import rotary_embedding
 from ...geometry import CompressionRatios, VideoSize
 from ..recorded import ReadsRecordedSettings
+from ..single_file import SingleFileMixin
 from .block_ltx import LTXTransformerBlock, modulate
 from .perturbation import Perturbation
 from .sharding import CONTEXT_PARALLEL_PLAN, Shard
@@ -37,7 +38,7 @@ class LTXTransformer3DModel(
     ModelMixin,
     ConfigMixin,
     AttentionMixin,
-    FromOriginalModelMixin,
+    SingleFileMixin,
     PeftAdapterMixin,
     CacheMixin,
 ):
