@@ -27,6 +27,7 @@ from ..conversion.lora.formats import to_tensors
 from ..conversion.lora.layers import Lora
 from ..conversion.lora.peft_model import (
     extract_adapter,
+    for_swapping,
     fused_adapters,
     linear_shapes,
     lora_modules,
@@ -98,13 +99,14 @@ class LTXLoraMixin(LTXVideoLoraLoaderMixin):
         report = describe_lora(lora)
         check_effect(report, "the LoRA" if isinstance(source, Mapping) else str(source))
         self._check_layers(lora, adapter_name, hotswap)
-        settings = peft_settings(lora)
+        settings, tensors = peft_settings(lora), to_tensors(lora, "diffusers")
         if hotswap:  # PEFT wants equal patterns and dropouts; scales are set below, and nothing is trained
             current = transformer.peft_config[adapter_name]
             settings |= {"alpha_pattern": current.alpha_pattern, "lora_dropout": current.lora_dropout}
+            tensors = for_swapping(transformer, adapter_name, tensors)
 
         self.load_lora_into_transformer(
-            to_tensors(lora, "diffusers"),
+            tensors,
             transformer=transformer,
             adapter_name=adapter_name,
             metadata=_with_prefix(settings),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-import torch
 from peft.tuners.lora import LoraLayer as PeftLayer
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import InputError
 from .layers import Lora, LoraLayer
@@ -68,6 +67,20 @@ def extract_adapter(model: nn.Module, adapter_name: str | None = None) -> Lora:
     return Lora(layers)
 
 
+def for_swapping(model: nn.Module, adapter_name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that PEFT may put in place of an adapter's.
+
+    Where the new rank is larger, PEFT 0.21 exchanges the content of the two tensors: so these are copies, of the
+    adapter's dtype and device, and parameters as a module's tensors must be.
+    """
+    _, module = next(lora_modules(model, adapter_name))
+    present = module.lora_A[adapter_name].weight
+    return {
+        name: nn.Parameter(tensor.to(present.device, present.dtype, copy=True), requires_grad=False)
+        for name, tensor in tensors.items()
+    }
+
+
 def set_scales(model: nn.Module, adapter_name: str, lora: Lora) -> None:
     """Give an adapter's layers the ranks and scales of the LoRA that was just swapped in.
 
@@ -81,9 +94,8 @@ def set_scales(model: nn.Module, adapter_name: str, lora: Lora) -> None:
         module.r[adapter_name] = layer.rank
         module.lora_alpha[adapter_name] = layer.alpha
         scale = module.scaling[adapter_name]
-        if isinstance(
-            scale, torch.Tensor
-        ):  # `enable_lora_hotswap` made it one, so that compiled code sees changes
+        # `enable_lora_hotswap` makes it a tensor, so that compiled code sees changes.
+        if isinstance(scale, Tensor):
             scale.fill_(layer.scale)
         else:
             module.scaling[adapter_name] = layer.scale
