@@ -74,6 +74,7 @@ def test_all_registries_are_gathered() -> None:
     assert set(found) == {
         "conditions",
         "guidances",
+        "samplers",
         "timestep_densities",
         "schedules",
         "objectives",

@@ -157,6 +157,35 @@ def test_guidance_treats_a_batch_as_single_videos(entry) -> None:
         torch.testing.assert_close(together[row : row + 1], alone)
 
 
+# samplers
+
+
+def toy_velocity(x: Tensor, sigma: float) -> Tensor:
+    return torch.sin(3 * x) * (0.5 + sigma)
+
+
+@over("samplers")
+def test_a_sampler_ends_at_the_clean_prediction(entry) -> None:
+    x = torch.randn(2, 5, CHANNELS, generator=seeded(6))
+    result = entry().step(toy_velocity, x, 0.3, 0.0, lambda: torch.zeros_like(x))
+    torch.testing.assert_close(result, x - 0.3 * toy_velocity(x, 0.3))
+
+
+@over("samplers")
+def test_a_sampler_treats_a_batch_as_single_videos(entry) -> None:
+    x, noise = (torch.randn(2, 5, CHANNELS, generator=seeded(seed)) for seed in (6, 7))
+    together, alone = entry(), [entry(), entry()]
+    rows = [slice(0, 1), slice(1, 2)]
+    for sigma, following in ((1.0, 0.7), (0.7, 0.2)):
+        expected = [
+            sampler.step(toy_velocity, x[row], sigma, following, lambda row=row: noise[row])
+            for sampler, row in zip(alone, rows, strict=True)
+        ]
+        x = together.step(toy_velocity, x, sigma, following, lambda: noise)
+        torch.testing.assert_close(x, torch.cat(expected))
+        assert x.shape == noise.shape
+
+
 # timestep densities
 
 

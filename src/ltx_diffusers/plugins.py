@@ -26,6 +26,7 @@ PLUGIN_GROUP = "ltx_diffusers.plugins"
 _REGISTRIES = {
     "conditions": "denoising.conditions:conditions",
     "guidances": "denoising.guidance:guidances",
+    "samplers": "denoising.samplers:samplers",
     "timestep_densities": "schedulers.densities:timestep_densities",
     "schedules": "functional.sigmas:schedules",
     "objectives": "objectives:objectives",

@@ -13,7 +13,14 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from ltx_diffusers.denoising.conditions import FirstFrameCondition
 from ltx_diffusers.denoising.guidance import ClassifierFreeGuidance
 from ltx_diffusers.denoising.loop import denoise
-from ltx_diffusers.denoising.state import at_noise_level, from_noise, target_latents
+from ltx_diffusers.denoising.samplers import samplers
+from ltx_diffusers.denoising.state import (
+    STRENGTH_RULES,
+    at_noise_level,
+    from_noise,
+    renoised,
+    target_latents,
+)
 from ltx_diffusers.denoising.velocity import GuidedVelocity, TextFeatures
 from ltx_diffusers.functional.coordinates import Placement
 from ltx_diffusers.geometry import VideoSize
@@ -33,10 +40,10 @@ def scheduler_of(kind: str, **settings):
     return scheduler
 
 
-def state_of(strength=None, batch=2, seed=0):
+def state_of(strength=None, batch=2, seed=0, rule="official"):
     torch.manual_seed(seed)
     noise, latents = torch.randn(batch, 5, *SIZE), torch.randn(batch, 5, 1, 2, 4)
-    state = from_noise(noise, Placement(24.0, causal=True))
+    state = from_noise(noise, Placement(24.0, causal=True), strength_rule=rule)
     if strength is not None:
         state = FirstFrameCondition(latents, strength).apply_to(state)
     return at_noise_level(state, 1.0)
@@ -130,6 +137,86 @@ def test_a_batch_is_its_videos(strength, settings):
             coords=state.coords[rows],
         )
         torch.testing.assert_close(run(alone, [seed]), together[rows])
+
+
+@pytest.mark.parametrize("strength", [0.4, 1.0])
+def test_the_proportional_rule_is_ltx_2s_arithmetic(strength):
+    """Oracle: levels (1 - s) sigma, the clean prediction mixed with what is given, an Euler step of all."""
+    state = state_of(strength, rule="proportional")
+    share = (1 - state.strength)[..., None]
+    x = state.tokens
+    ours = scheduler_of("ours")
+    for sigma, following in itertools.pairwise(ours.sigmas.tolist()):
+        levels = (1 - state.strength) * sigma
+        clean = x - levels[..., None] * velocity(replace(state, tokens=x), levels * 1000)
+        clean = clean * share + state.clean * (1 - share)
+        x = x + (x - clean) / sigma * (following - sigma)
+    for sampler in (None, samplers.get("euler")()):
+        result = denoise(state, velocity, ours, sampler=sampler).tokens
+        moved = state.strength < 1
+        torch.testing.assert_close(result[moved], x[moved], atol=1e-5, rtol=1e-4)
+        assert torch.equal(result[~moved], state.tokens[~moved])
+
+
+@pytest.mark.parametrize("name", samplers.list())
+def test_the_rules_agree_where_nothing_is_given_in_part(name):
+    results = [
+        denoise(
+            replace(state_of(1.0), strength_rule=rule),
+            velocity,
+            scheduler_of("ours"),
+            sampler=samplers.get(name)(),
+            generator=torch.Generator().manual_seed(5),
+        ).tokens
+        for rule in STRENGTH_RULES
+    ]
+    torch.testing.assert_close(*results, atol=1e-4, rtol=1e-4)
+
+
+def test_proportional_tokens_of_a_perfect_model_end_at_what_is_given():
+    """With noise in every step too: a token's level is its share of the video's at every step."""
+    state = state_of(0.4, rule="proportional")
+    seen = []
+
+    def perfect(at, timestep):
+        level = timestep[..., None] / 1000
+        seen.append(((at.tokens - (1 - level) * at.clean)[:, :8] / level[:, :8]).std().item())
+        return (at.tokens - at.clean) / level
+
+    for name in samplers.list():
+        result = denoise(
+            state,
+            perfect,
+            scheduler_of("ours"),
+            sampler=samplers.get(name)(),
+            generator=torch.Generator().manual_seed(5),
+        )
+        torch.testing.assert_close(result.tokens, state.clean, atol=1e-4, rtol=0)
+    assert all(0.7 < deviation < 1.3 for deviation in seen)
+
+
+def test_fixed_tokens_get_the_official_noise():
+    official = pytest.importorskip("ltx_video.pipelines.pipeline_ltx_video").LTXVideoPipeline
+    state, noise = state_of(1.0), torch.randn(2, 24, 5)
+    generator = torch.Generator().manual_seed(0)
+    expected = official.add_noise_to_image_conditioning_latents(
+        0.7, state.tokens, state.tokens, 0.15, state.strength, generator
+    )
+    drawn = torch.randn(state.tokens.shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(renoised(state, 0.7, 0.15, drawn).tokens, expected)
+    assert not torch.equal(renoised(state, 0.7, 0.15, noise).tokens[:, :8], state.tokens[:, :8])
+
+    seen = []
+    denoise(
+        state,
+        lambda at, timestep: seen.append(at.tokens[:, :8]) or torch.zeros_like(at.tokens),
+        scheduler_of("ours"),
+        condition_noise_scale=0.15,
+        generator=generator,
+    )
+    deviations = [(tokens - state.clean[:, :8]).std().item() for tokens in seen]
+    expected = [0.15 * sigma**2 for sigma in scheduler_of("ours").sigmas[:-1].tolist()]
+    assert deviations == pytest.approx(expected, rel=0.3)
 
 
 def test_callbacks_see_and_change_every_step():

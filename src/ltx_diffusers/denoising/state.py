@@ -23,6 +23,8 @@ from ..functional.coordinates import Placement
 from ..functional.latents import pack_latents, unpack_latents
 from ..geometry import VideoSize
 
+STRENGTH_RULES = ("official", "proportional")
+
 
 @dataclass(frozen=True)
 class TokenState:
@@ -33,14 +35,18 @@ class TokenState:
     Attributes:
         tokens: (B, L, C) float32, normalised latents. Gaussian noise until `at_noise_level` (0 for extra tokens,
             whose noise is drawn there), from then on the noisy tokens themselves.
-        strength: (B, L) float32 in [0, 1]. How strongly a token is given: 0 is free, 1 fixed for good. A
-            token of strength s starts at noise level 1 - s and joins once sigma falls below that.
+        strength: (B, L) float32 in [0, 1]. How strongly a token is given: 0 is free, 1 fixed for good, and
+            between them as `strength_rule` says.
         clean: (B, L, C) float32, the clean latents of given tokens. Free tokens hold 0 in sampling and the
             latents of the training video in training.
         coords: (B, 3, L) float32, seconds and pixels (`functional.coordinates`).
         size: Latent frames, rows and columns of the target.
         placement: How the target's latents lie in time and space; gives further tokens their coordinates.
         num_extra: Tokens behind the target's, dropped before decoding.
+        strength_rule: What a strength s between 0 and 1 means, one of `STRENGTH_RULES`. "official": the token waits
+            at noise level 1 - s until the video has come down to it, then joins. "proportional": its level is
+            (1 - s) sigma all along, and its clean prediction is held to the given latents with weight s
+            (ComfyUI's and LTX-2's noise masks).
     """
 
     tokens: Tensor
@@ -50,6 +56,7 @@ class TokenState:
     size: VideoSize
     placement: Placement
     num_extra: int = 0
+    strength_rule: str = STRENGTH_RULES[0]
 
     @property
     def num_target(self) -> int:
@@ -62,17 +69,27 @@ class TokenState:
         return bool((self.strength > 0).any())
 
 
-def from_noise(noise: Tensor, placement: Placement, clean: Tensor | None = None) -> TokenState:
+def from_noise(
+    noise: Tensor,
+    placement: Placement,
+    clean: Tensor | None = None,
+    strength_rule: str = STRENGTH_RULES[0],
+) -> TokenState:
     """A state without conditions.
 
     Args:
         noise: Gaussian noise (B, C, F, H, W).
         placement: How the video lies in time and space.
         clean: Normalised latents of training videos (B, C, F, H, W); None in sampling.
+        strength_rule: What strengths between 0 and 1 mean, one of `STRENGTH_RULES`.
 
     Raises:
-        InputError: If the shapes don't fit each other.
+        InputError: If the shapes don't fit each other, or there is no such rule.
     """
+    if strength_rule not in STRENGTH_RULES:
+        raise InputError(
+            "unknown strength_rule", got=repr(strength_rule), expected=f"one of {STRENGTH_RULES}"
+        )
     tokens = pack_latents(noise).float()
     size = VideoSize(*noise.shape[2:])
     if clean is not None and clean.shape != noise.shape:
@@ -86,13 +103,16 @@ def from_noise(noise: Tensor, placement: Placement, clean: Tensor | None = None)
         coords=placement.coordinates(size, batch_size=noise.shape[0], device=noise.device),
         size=size,
         placement=placement,
+        strength_rule=strength_rule,
     )
 
 
 def token_levels(state: TokenState, sigma: float | Tensor) -> Tensor:
     """Noise level of each token (B, L) when the video is at `sigma`, a number or one per sample (B,)."""
-    sigma = torch.as_tensor(sigma, dtype=torch.float32, device=state.strength.device)
-    return torch.minimum(sigma.reshape(-1, 1), 1 - state.strength)
+    sigma = _column(sigma, state)
+    if state.strength_rule == "proportional":
+        return sigma * (1 - state.strength)
+    return torch.minimum(sigma, 1 - state.strength)
 
 
 def mix_noise(clean: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
@@ -133,10 +153,35 @@ def velocity_target(noise_state: TokenState) -> Tensor:
 def moving_tokens(state: TokenState, sigma: float | Tensor) -> Tensor:
     """Which tokens a step from `sigma` moves (B, L): those whose own level isn't below it.
 
-    The margin of 1e-6 is the official sampler's, for levels that differ by rounding only.
+    The margin of 1e-6 is the official sampler's, for levels that differ by rounding only. By the proportional rule
+    every token moves that isn't fixed.
     """
-    sigma = torch.as_tensor(sigma, dtype=torch.float32, device=state.strength.device)
-    return sigma.reshape(-1, 1) - 1e-6 < 1 - state.strength
+    if state.strength_rule == "proportional":
+        return state.strength < 1
+    return _column(sigma, state) - 1e-6 < 1 - state.strength
+
+
+def _column(sigma: float | Tensor, state: TokenState) -> Tensor:
+    """Noise levels (1 or B, 1) on the state's device; a number gets there without a copy that waits."""
+    if isinstance(sigma, Tensor):
+        return sigma.to(state.strength).reshape(-1, 1)
+    return state.strength.new_full((1, 1), sigma)
+
+
+def renoised(state: TokenState, sigma: float, scale: float, noise: Tensor) -> TokenState:
+    """Fixed tokens with a little noise on them, less and less as the video clears up: clean + scale sigma^2 noise.
+
+    A first frame without it easily gives a video that stands still (official pipeline,
+    `add_noise_to_image_conditioning_latents`, with a scale of 0.15).
+
+    Args:
+        state: On its way.
+        sigma: Noise level of the video.
+        scale: Standard deviation of the noise at sigma = 1.
+        noise: Gaussian noise (B, L, C).
+    """
+    fixed = (state.strength > 1 - 1e-6)[..., None]
+    return replace(state, tokens=torch.where(fixed, state.clean + scale * sigma**2 * noise, state.tokens))
 
 
 def target_tokens(state: TokenState) -> Tensor:
