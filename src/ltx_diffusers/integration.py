@@ -2,6 +2,7 @@
 
 - `LOADABLE_CLASSES`: pipelines record our components as library "ltx_diffusers" and find them there again; without
   it the full module path would be written, and moving a file would break saved models.
+- Names in `diffusers` itself: there `AutoModel` looks up the class of a component that was saved alone.
 - `TransformerBlockRegistry`, `AttentionProcessorRegistry`: step caches and layer skipping know what a block and an
   attention processor return.
 - Annotations of Diffusers' LTX pipelines: their `from_pipe` takes over components of exactly the annotated types, so
@@ -34,6 +35,7 @@ DIFFUSERS_PIPELINES = (
 @functools.cache
 def register() -> None:
     """Tell Diffusers about our classes. Called when a public class is first used; later calls do nothing."""
+    import diffusers
     from diffusers.hooks._helpers import (
         AttentionProcessorMetadata,
         AttentionProcessorRegistry,
@@ -42,9 +44,15 @@ def register() -> None:
     )
     from diffusers.pipelines import pipeline_loading_utils
 
+    from .models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
     from .models.transformers.attention_ltx import LTXAttnProcessor
     from .models.transformers.block_ltx import LTXTransformerBlock
+    from .models.transformers.transformer_ltx import LTXTransformer3DModel
+    from .schedulers.flow_match import LTXFlowMatchScheduler
 
+    for component in (AutoencoderKLLTX, LTXTransformer3DModel, LTXFlowMatchScheduler):
+        if not hasattr(diffusers, component.__name__):
+            setattr(diffusers, component.__name__, component)
     pipeline_loading_utils.LOADABLE_CLASSES[LIBRARY] = LOADABLE
     pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(LOADABLE)
     TransformerBlockRegistry.register(

@@ -21,7 +21,9 @@ NAMES = (
 def test_attributes_are_those_of_diffusers(ours):
     pipeline, theirs = ours(**tiny_components()), diffusers.LTXPipeline(**tiny_components(ours=False))
     pipeline.tokenizer.model_max_length = theirs.tokenizer_max_length = 40
-    assert {name: getattr(pipeline, name) for name in NAMES} == {name: getattr(theirs, name) for name in NAMES}
+    assert {name: getattr(pipeline, name) for name in NAMES} == {
+        name: getattr(theirs, name) for name in NAMES
+    }
     assert pipeline.video_processor.config == theirs.video_processor.config
 
 
