@@ -188,7 +188,7 @@ def describe(source: TensorSource, *, version: str | None = None, undecided_ok: 
 def undecided(path: Path, what: str, candidates: Sequence[str]) -> CheckpointError:
     """The error for a file that doesn't tell something which depends on its release."""
     choices = list(candidates) or list(RELEASES)
-    named = [name for name in choices if name in path.name]
+    named = [name for name in choices if all(word in path.name.lower() for word in name.split("-"))]
     hint = f" (the file's name says {named[-1]})" if named else ""
     return CheckpointError(
         f"neither the metadata nor the tensors of {path} tell {what}",

@@ -33,16 +33,16 @@ def model_class(kind: str) -> type[ModelMixin]:
     return MODEL_CLASSES[kind]
 
 
-def build_empty(kind: str, config: Mapping[str, Any]) -> ModelMixin:
-    """Our model without memory for its weights (on the meta device).
+def build_empty(kind: str, config: Mapping[str, Any], cls: type[ModelMixin] | None = None) -> ModelMixin:
+    """Our model, of `cls` if given, without memory for its weights (on the meta device).
 
     Raises:
         CheckpointError: If the config is impossible.
     """
     try:
         with torch.device("meta"):
-            return model_class(kind)(**config)
-    except (ValueError, TypeError, RuntimeError, IndexError, ZeroDivisionError) as error:
+            return (cls or model_class(kind))(**config)
+    except (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError) as error:
         raise CheckpointError(f"the {kind.replace('_', ' ')}'s config is impossible: {error}") from None
 
 

@@ -69,6 +69,7 @@ class TensorSource(ABC):
             CheckpointError: If there is no such tensor, or it can't be read.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Close the files."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 single_file_loaders: Registry[Callable[..., Any]] = Registry(
     "single-file loader", builtins=("ltx_diffusers.conversion.single_file",)
 )
-"""Class name -> function that loads a model of this class from a file."""
+"""Its one entry, "checkpoint", loads a model of a given class from a file."""
 
 
 class SingleFileMixin:
@@ -61,8 +61,7 @@ class SingleFileMixin:
             CheckpointError: If the file is missing, damaged, hostile, of another model, or doesn't tell its release.
             InputError: If an argument can't be used.
         """
-        load = single_file_loaders.get(cls.__name__)
-        return load(
+        return single_file_loaders.get("checkpoint")(
             cls,
             pretrained_model_link_or_path,
             version=version,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXVideoTransformer3DModel
@@ -45,6 +45,7 @@ from .lora import LTXLoraMixin
 from .release import check_layout, is_causal, own_classes, state_settings
 from .request import Request, check_embeds, check_request, no_text_encoder, per_video, with_defaults
 from .schedule import set_schedule
+from .single_file import load_pipeline
 from .text import encode_texts, repeat_features
 
 # Here, so that a pipeline imported by its full path is saved under the same names as one from the package's front.
@@ -125,6 +126,47 @@ class LTXPipelineBase(DiffusersAttributes, DiffusionPipeline, LTXLoraMixin):
         pipeline.register_to_config(_name_or_path=source)
         state_settings(pipeline, folder, passed, causal_temporal_positioning, schedule)
         return pipeline
+
+    @classmethod
+    def from_single_file(
+        cls,
+        pretrained_model_link_or_path: str | Path,
+        *,
+        version: str | None = None,
+        text_encoder: PreTrainedModel | str | Path | None = None,
+        tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
+        vae: AutoencoderKLLTX | AutoencoderKLLTXVideo | str | Path | None = None,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a pipeline from a checkpoint file, with the settings of its release.
+
+        Args:
+            pretrained_model_link_or_path: As in the models' `from_single_file`.
+            version: The release, a key of `conversion.releases.RELEASES`, where the file can't tell.
+            text_encoder: T5 encoder, or the folder or repository with one. None: prompts are given as features.
+            tokenizer: Its tokenizer, or where it is; if left out, beside the text encoder.
+            vae: The VAE, or where it is, for files without one or in place of the file's.
+            dtype: Precision of the models. None: that of the file; for fp8 and GGUF, bfloat16.
+            torch_dtype: The same, by Diffusers' older name.
+            **kwargs: `fp8`, `quantization_config` (of the transformer), `device`, `allow_pickle`, and arguments for
+                the Hub, as in the models' `from_single_file`.
+
+        Raises:
+            CheckpointError: If the file can't be used, or doesn't tell its release.
+            InputError: If a text encoder, tokenizer or VAE can't be found.
+        """
+        return load_pipeline(
+            cls,
+            pretrained_model_link_or_path,
+            version=version,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            vae=vae,
+            dtype=dtype if dtype is not None else torch_dtype,
+            **kwargs,
+        )
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
