@@ -19,6 +19,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from ...errors import InputError
 from ...functional.generators import Generators
 from ...geometry import CompressionRatios, check_video_size
+from ..publishing import PublishesToHub
 from ..recorded import ReadsRecordedSettings
 from ..single_file import SingleFileMixin
 from .blocks import downsample_stride
@@ -29,7 +30,9 @@ from .noise_replay import noise_replays
 from .tiling import Tiling
 
 
-class AutoencoderKLLTX(ReadsRecordedSettings, ModelMixin, AutoencoderMixin, ConfigMixin, SingleFileMixin):
+class AutoencoderKLLTX(
+    PublishesToHub, ReadsRecordedSettings, ModelMixin, AutoencoderMixin, ConfigMixin, SingleFileMixin
+):
     """Causal video autoencoder with one log-variance for all channels and, from 0.9.1, a denoising decoder.
 
     Args:

@@ -23,6 +23,7 @@ from ...errors import InputError
 from ...functional.coordinates import scaled_coordinates, video_coordinates
 from ...functional.rope import rotary_embedding
 from ...geometry import CompressionRatios, VideoSize
+from ..publishing import PublishesToHub
 from ..recorded import ReadsRecordedSettings
 from ..single_file import SingleFileMixin
 from .block_ltx import LTXTransformerBlock, modulate
@@ -34,6 +35,7 @@ MASKED_BIAS = -10000.0
 
 
 class LTXTransformer3DModel(
+    PublishesToHub,
     ReadsRecordedSettings,
     ModelMixin,
     ConfigMixin,

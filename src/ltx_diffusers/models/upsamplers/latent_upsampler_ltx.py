@@ -12,6 +12,7 @@ from torch import nn
 
 from ...errors import InputError
 from ..autoencoders.resampling import depth_to_space
+from ..publishing import PublishesToHub
 from ..single_file import SingleFileMixin
 
 NORM_GROUPS = 32
@@ -38,7 +39,7 @@ class UpsamplerResBlock(nn.Module):
         return F.silu(self.norm2(self.conv2(inner)) + hidden)
 
 
-class LTXLatentUpsampler(ModelMixin, ConfigMixin, SingleFileMixin):
+class LTXLatentUpsampler(PublishesToHub, ModelMixin, ConfigMixin, SingleFileMixin):
     """Makes latents of higher resolution: twice as many rows and columns, or frames, or all three.
 
     State-dict keys and settings are those of Diffusers' `LTXLatentUpsamplerModel`. It works on latents as the
