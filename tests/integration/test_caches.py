@@ -132,6 +132,28 @@ def test_a_cache_speeds_up_a_pipeline_and_starts_anew_with_each_call(pipeline, n
     assert torch.equal(video()[0], plain)
 
 
+def test_first_block_cache_skips_the_other_blocks():
+    """Where the first block's output barely changes, and only there."""
+    model = LTXTransformer3DModel(**TINY).eval()
+    inputs = {**tiny_inputs("per token"), **on_grid()}
+    expected = model(**inputs)[0]
+    model.enable_cache(FirstBlockCacheConfig(threshold=0.05))
+    calls = []
+    for block in model.transformer_blocks[1:]:
+        block.ff.register_forward_pre_hook(lambda *args: calls.append(1))
+    with model.cache_context("cond"):
+        first, second = model(**inputs)[0], model(**inputs)[0]
+    assert relative_error(first, expected) < 1e-6
+    assert relative_error(second, expected) < 1e-5  # the same step again: what is reused is exact
+    assert len(calls) == TINY["num_layers"] - 1
+    changed = {**inputs, "hidden_states": inputs["hidden_states"] * 3}
+    with model.cache_context("cond"):
+        third = model(**changed)[0]
+    model.disable_cache()
+    assert len(calls) == 2 * (TINY["num_layers"] - 1)
+    assert relative_error(third, model(**changed)[0]) < 1e-6
+
+
 def test_the_half_of_faster_cache_that_does_not_know_tokens(models):
     """Skipping the unconditional half takes latents (B, C, F, H, W), in Diffusers' code."""
     config = lambda clock: FasterCacheConfig(  # noqa: E731

@@ -8,7 +8,6 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from accelerate import cpu_offload
 from diffusers.callbacks import PipelineCallback
 from diffusers.pipelines.ltx.pipeline_output import LTXPipelineOutput
 from peft import LoraConfig
@@ -295,35 +294,6 @@ def test_hooks_are_freed_after_a_call(pipeline, monkeypatch):
     monkeypatch.setattr(pipeline, "maybe_free_model_hooks", lambda: freed.append(True))
     pipeline("a", **LATENT)
     assert freed == [True]
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("kind", ["model", "sequential", "group"])
-def test_offloading_gives_the_same_video(pipeline, kind):
-    reference = pipeline("a", **SIZE, output_type="pt", generator=generator()).frames
-    if kind == "model":
-        pipeline.enable_model_cpu_offload()
-    elif kind == "sequential":
-        pipeline.enable_sequential_cpu_offload()
-    else:
-        pipeline.enable_group_offload(onload_device=torch.device("cuda"), offload_type="leaf_level")
-    frames = pipeline("a", **SIZE, output_type="pt", generator=generator()).frames
-    torch.testing.assert_close(frames.cpu(), reference, atol=1e-3, rtol=0)
-
-
-@pytest.mark.parametrize("made", ["pipeline", "image_pipeline"])
-def test_parts_that_hold_no_weights_between_calls_give_the_same_video(made, request):
-    # What `enable_sequential_cpu_offload` does, which itself refuses to run without an accelerator.
-    pipeline = request.getfixturevalue(made)
-    call = SIZE | {"prompt": "a", "output_type": "pt"}
-    if made == "image_pipeline":
-        call["image"] = torch.rand(3, 64, 64, generator=generator(1))
-    reference = pipeline(**call, generator=generator()).frames
-    for part in (pipeline.text_encoder, pipeline.transformer, pipeline.vae):
-        cpu_offload(part, torch.device("cpu"), offload_buffers=bool(part._parameters))
-    assert pipeline.vae.device.type == "meta"
-    frames = pipeline(**call, generator=generator()).frames
-    torch.testing.assert_close(frames, reference, atol=1e-5, rtol=0)
 
 
 # bad input
