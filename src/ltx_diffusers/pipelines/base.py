@@ -37,6 +37,7 @@ from ..functional.sigmas import schedules
 from ..geometry import CompressionRatios, VideoSize
 from ..integration import register, register_pipelines
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+from ..models.publishing import PublishesToHub
 from ..models.transformers.transformer_ltx import LTXTransformer3DModel
 from ..schedulers.flow_match import LTXFlowMatchScheduler
 from .attributes import DiffusersAttributes
@@ -53,7 +54,7 @@ register()
 register_pipelines()
 
 
-class LTXPipelineBase(DiffusersAttributes, DiffusionPipeline, LTXLoraMixin):
+class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LTXLoraMixin):
     """Components and steps of all LTX-Video pipelines.
 
     Args:
