@@ -21,7 +21,18 @@ from typer.exceptions import TyperException
 from .. import __version__
 from ..errors import LTXError
 
-_COMMANDS = ("generate", "reconstruct", "info", "lora", "push", "pull", "plugins", "train", "evaluate")
+_COMMANDS = (
+    "generate",
+    "reconstruct",
+    "info",
+    "lora",
+    "push",
+    "pull",
+    "plugins",
+    "train",
+    "evaluate",
+    "convert",
+)
 
 _STACK = ("diffusers", "transformers", "torch")
 

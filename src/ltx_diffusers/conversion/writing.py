@@ -24,32 +24,20 @@ from typing import NamedTuple
 import torch
 
 from ..errors import CheckpointError, InputError
+from .safetensors_header import DTYPES
 
 try:
     import fcntl
 except ImportError:  # Windows: two conversions to one target at a time aren't noticed there
     fcntl = None
 
-# In the order in which the safetensors library stores them, last first: by alignment, so that every tensor is aligned.
-_DTYPES = {
-    torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.int16: "I16",
-    torch.uint16: "U16",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int32: "I32",
-    torch.uint32: "U32",
-    torch.float32: "F32",
-    torch.complex64: "C64",
-    torch.float64: "F64",
-    torch.int64: "I64",
-    torch.uint64: "U64",
-}
-_STORAGE_ORDER = {dtype: -position for position, dtype in enumerate(_DTYPES)}
+# The order of the safetensors library, last first: by alignment, so that every tensor is aligned.
+_STORAGE_ORDER = (
+    torch.bool, torch.uint8, torch.int8, torch.float8_e5m2, torch.float8_e4m3fn, torch.int16, torch.uint16,
+    torch.float16, torch.bfloat16, torch.int32, torch.uint32, torch.float32, torch.complex64, torch.float64,
+    torch.int64, torch.uint64,
+)  # fmt: skip
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _HEADER_ALIGNMENT = 8
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B", re.IGNORECASE)
@@ -274,11 +262,11 @@ def _empty(folder: Path) -> None:
 
 def _storage_place(tensor: PlannedTensor) -> tuple[int, str]:
     """Where the safetensors library would put a tensor: large alignments first, then by name."""
-    if tensor.dtype not in _DTYPES:
+    if tensor.dtype not in _NAMES:
         raise CheckpointError(
             "this dtype can't be stored in a safetensors file", got=f"{tensor.dtype} for {tensor.name}"
         )
-    return _STORAGE_ORDER[tensor.dtype], tensor.name
+    return -_STORAGE_ORDER.index(tensor.dtype), tensor.name
 
 
 def _header(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str] | None) -> bytes:
@@ -290,7 +278,7 @@ def _header(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str] | None
             raise CheckpointError("two tensors have one name", got=tensor.name)
         end = position + tensor.nbytes
         header[tensor.name] = {
-            "dtype": _DTYPES[tensor.dtype],
+            "dtype": _NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [position, end],
         }
