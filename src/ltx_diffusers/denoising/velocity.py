@@ -46,6 +46,7 @@ class GuidedVelocity:
     texts: dict[str, TextFeatures]
     guidance: Guidance
     attention_kwargs: dict[str, Any] | None = field(default=None)
+    _cached_passes: list[Pass] | None = field(default=None, init=False, repr=False)
 
     def __call__(self, state: TokenState, timestep: Tensor) -> Tensor:
         """Guided velocity of every token.
@@ -77,7 +78,7 @@ class GuidedVelocity:
                 "perturbation": perturbation,
                 "perturbed_rows": perturbed_passes * state.tokens.shape[0],
             }
-        with self._cache():
+        with self._cache(passes):
             return self.transformer(
                 hidden_states=torch.cat([state.tokens] * count).to(embeds.dtype),
                 encoder_hidden_states=embeds,
@@ -92,10 +93,17 @@ class GuidedVelocity:
                 **perturbed,
             )[0]
 
-    def _cache(self) -> AbstractContextManager:
-        """Diffusers' step caches keep their state by this name."""
-        context = getattr(self.transformer, "cache_context", None)
-        return nullcontext() if context is None else context("cond_uncond")
+    def _cache(self, passes: list[Pass]) -> AbstractContextManager:
+        """The context that Diffusers' step caches want for one run of the model.
+
+        They give back what an earlier run computed, whatever its rows stood for, so they start anew with other passes.
+        """
+        if not hasattr(self.transformer, "cache_context"):
+            return nullcontext()
+        if passes != self._cached_passes:
+            self.transformer._reset_stateful_cache()
+            self._cached_passes = passes
+        return self.transformer.cache_context("cond_uncond")
 
 
 def _runs(passes: Sequence[Pass]) -> list[list[Pass]]:
