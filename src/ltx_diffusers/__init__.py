@@ -12,10 +12,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AutoencoderKLLTX": "ltx_diffusers.models.autoencoders.autoencoder_kl_ltx",
+    "LTXConditionPipeline": "ltx_diffusers.pipelines.pipeline_ltx_condition",
     "LTXFlowMatchScheduler": "ltx_diffusers.schedulers.flow_match",
     "LTXImageToVideoPipeline": "ltx_diffusers.pipelines.pipeline_ltx_image2video",
     "LTXPipeline": "ltx_diffusers.pipelines.pipeline_ltx",
     "LTXTransformer3DModel": "ltx_diffusers.models.transformers.transformer_ltx",
+    "ReferenceVideo": "ltx_diffusers.pipelines.media",
+    "RegionOfVideo": "ltx_diffusers.pipelines.media",
+    "VideoCondition": "ltx_diffusers.pipelines.media",
     # Diffusers' loader looks these up on the package of every component that it loads.
     "DiffusionPipeline": "diffusers.pipelines.pipeline_utils",
     "ModelMixin": "diffusers.models.modeling_utils",
@@ -32,7 +36,11 @@ if TYPE_CHECKING:
 
     from .models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX as AutoencoderKLLTX
     from .models.transformers.transformer_ltx import LTXTransformer3DModel as LTXTransformer3DModel
+    from .pipelines.media import ReferenceVideo as ReferenceVideo
+    from .pipelines.media import RegionOfVideo as RegionOfVideo
+    from .pipelines.media import VideoCondition as VideoCondition
     from .pipelines.pipeline_ltx import LTXPipeline as LTXPipeline
+    from .pipelines.pipeline_ltx_condition import LTXConditionPipeline as LTXConditionPipeline
     from .pipelines.pipeline_ltx_image2video import LTXImageToVideoPipeline as LTXImageToVideoPipeline
     from .schedulers.flow_match import LTXFlowMatchScheduler as LTXFlowMatchScheduler
 

@@ -26,6 +26,16 @@ from ..geometry import VideoSize
 STRENGTH_RULES = ("official", "proportional")
 
 
+def check_strength_rule(name: str) -> None:
+    """Check the name of a rule.
+
+    Raises:
+        InputError: If there is none of that name.
+    """
+    if name not in STRENGTH_RULES:
+        raise InputError("unknown strength_rule", got=repr(name), expected=f"one of {STRENGTH_RULES}")
+
+
 @dataclass(frozen=True)
 class TokenState:
     """Tokens of a batch of videos on their way from noise to latents.
@@ -86,10 +96,7 @@ def from_noise(
     Raises:
         InputError: If the shapes don't fit each other, or there is no such rule.
     """
-    if strength_rule not in STRENGTH_RULES:
-        raise InputError(
-            "unknown strength_rule", got=repr(strength_rule), expected=f"one of {STRENGTH_RULES}"
-        )
+    check_strength_rule(strength_rule)
     tokens = pack_latents(noise).float()
     size = VideoSize(*noise.shape[2:])
     if clean is not None and clean.shape != noise.shape:

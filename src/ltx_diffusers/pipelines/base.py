@@ -19,8 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..denoising.conditions import Condition
-from ..denoising.guidance import ClassifierFreeGuidance
+from ..denoising.guidance import ClassifierFreeGuidance, Guidance, GuidanceByLevel
 from ..denoising.loop import StepEnd, denoise
+from ..denoising.samplers import samplers
 from ..denoising.state import (
     TokenState,
     at_noise_level,
@@ -45,7 +46,7 @@ from .decoding import decode_latents, to_output
 from .lora import LTXLoraMixin
 from .release import check_layout, is_causal, own_classes, state_settings
 from .request import Request, check_embeds, check_request, no_text_encoder, per_video, with_defaults
-from .schedule import set_schedule
+from .schedule import set_schedule, skip_steps
 from .single_file import load_pipeline
 from .text import encode_texts, repeat_features
 
@@ -88,6 +89,7 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
         )
         self._guidance_scale = 1.0
         self._guidance_rescale = 0.0
+        self._given_guidance: Guidance | GuidanceByLevel | None = None
         self._attention_kwargs: dict[str, Any] | None = None
         self._num_timesteps = 0
         self._current_timestep: Tensor | None = None
@@ -301,6 +303,7 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
         request = self._prepared(request)
         self._guidance_scale = request.guidance_scale
         self._guidance_rescale = request.guidance_rescale
+        self._given_guidance = request.guidance
         self._attention_kwargs = request.attention_kwargs
         self._interrupt = False
         self._current_timestep = None
@@ -314,16 +317,22 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
             vae_config=self.vae.config,
             device=device,
         )
+        skip_steps(self.scheduler, *request.skipped_steps(len(self.scheduler.timesteps)))
         self._num_timesteps = len(self.scheduler.timesteps)
         texts = self._texts(request, device)
         state = self._initial_state(request, size, device)
 
-        velocity = GuidedVelocity(self.transformer, texts, self._guidance(), request.attention_kwargs)
+        guidance = self._guidance().at(1.0)  # until the first step names its level
+        velocity = GuidedVelocity(self.transformer, texts, guidance, request.attention_kwargs)
         with self.progress_bar(total=self._num_timesteps) as bar:
             state = denoise(
                 state,
                 velocity,
                 self.scheduler,
+                sampler=samplers.get(request.sampler)()
+                if isinstance(request.sampler, str)
+                else request.sampler,
+                condition_noise_scale=request.image_cond_noise_scale,
                 generator=request.generator,
                 before_step=self._before_step(velocity),
                 on_step_end=self._step_end(request, velocity, bar.update),
@@ -363,7 +372,9 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
         self._check(request)
         return request
 
-    def _guidance(self) -> ClassifierFreeGuidance:
+    def _guidance(self) -> Guidance | GuidanceByLevel:
+        if self._given_guidance is not None:
+            return self._given_guidance
         return ClassifierFreeGuidance(self._guidance_scale, self._guidance_rescale)
 
     def _texts(self, request: Request, device: torch.device) -> dict[str, TextFeatures]:
@@ -386,7 +397,7 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
         return texts
 
     def _initial_state(self, request: Request, size: VideoSize, device: torch.device) -> TokenState:
-        """The tokens at sigma = 1, with the call's conditions in them."""
+        """The tokens at the first noise level, with the call's conditions in them."""
         latents = None
         if request.latents is not None:
             latents = unpack_latents(request.latents.to(device, torch.float32), *size)
@@ -398,10 +409,17 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
         placement = Placement(
             request.frame_rate, is_causal(self.transformer.config, self.vae.config), self.ratios
         )
-        state = from_noise(latents, placement)
+        clean = self._initial_latents(request, device)
+        state = from_noise(latents, placement, clean, request.strength_rule)
         for condition in conditions:
             state = condition.apply_to(state)
-        return at_noise_level(state, 1.0, request.generator)
+        # Without something to begin with there is only noise, whatever the first level.
+        sigma = 1.0 if clean is None else float(self.scheduler.sigmas[0])
+        return at_noise_level(state, sigma, request.generator)
+
+    def _initial_latents(self, request: Request, device: torch.device) -> Tensor | None:
+        """Clean latents (B, C, F, H, W) that the video is made from, if any."""
+        return None
 
     def _before_step(self, velocity: GuidedVelocity) -> Callable[[int, Tensor], bool]:
         """What happens before each step: the caller may have stopped, or changed the guidance."""
@@ -448,5 +466,6 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
             timestep=per_video(request, "decode_timestep"),
             noise_scale=per_video(request, "decode_noise_scale"),
             generator=request.generator,
+            tone_map_compression=request.tone_map_compression,
         )
         return to_output(video, request.output_type)

@@ -11,6 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from ..functional.latent_statistics import tone_map
 from ..functional.latents import denormalize_latents
 
 
@@ -21,6 +22,7 @@ def decode_latents(
     timestep: list[float],
     noise_scale: list[float],
     generator: torch.Generator | list[torch.Generator] | None = None,
+    tone_map_compression: float = 0.0,
 ) -> Tensor:
     """Decode normalised latents.
 
@@ -34,6 +36,7 @@ def decode_latents(
         timestep: Noise level that the decoder is told, one for each video; unused without conditioning.
         noise_scale: Share of noise, one for each video; unused without conditioning.
         generator: Source of the noise, one, or one for each video.
+        tone_map_compression: See `functional.latent_statistics.tone_map`; it comes after the noise.
 
     Returns:
         Videos (B, 3, frames, height, width), about [-1, 1], in the VAE's dtype.
@@ -45,6 +48,7 @@ def decode_latents(
             scale = torch.tensor(noise_scale, device=latents.device).view(-1, 1, 1, 1, 1)
             noise = randn_tensor(latents.shape, generator, latents.device, latents.dtype)
             latents = (1 - scale) * latents + scale * noise
+    latents = tone_map(latents, tone_map_compression)
     latents = denormalize_latents(latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
     # Some decoders inject noise (0.9.1); Diffusers' class can't be seeded there.
     seeded = "generator" in inspect.signature(vae.decode).parameters

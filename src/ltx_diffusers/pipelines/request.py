@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..denoising.guidance import Guidance, GuidanceByLevel
+from ..denoising.samplers import Sampler
+from ..denoising.state import STRENGTH_RULES
 from ..errors import InputError
 from ..geometry import CompressionRatios, VideoSize, check_video_size, latent_size
 
@@ -55,6 +58,21 @@ class Request:
     max_sequence_length: int
     sigmas: Sequence[float] | None
     image: Any = None
+    # LTXConditionPipeline's.
+    conditions: Any = None
+    video: Any = None
+    frame_index: int | list[int] = 0
+    strength: float | list[float] = 1.0
+    initial_video: Any = None
+    initial_latents: Tensor | None = None
+    denoise_strength: float = 1.0
+    image_cond_noise_scale: float = 0.0
+    strength_rule: str = STRENGTH_RULES[0]
+    guidance: Guidance | GuidanceByLevel | None = None
+    sampler: str | Sampler | None = None
+    tone_map_compression: float = 0.0
+    skip_initial_inference_steps: int = 0
+    skip_final_inference_steps: int = 0
 
     @classmethod
     def from_call(cls, arguments: Mapping[str, Any]) -> Request:
@@ -80,7 +98,14 @@ class Request:
     @property
     def guided(self) -> bool:
         """Whether a negative pass is run."""
-        return self.guidance_scale > 1
+        if self.guidance is None:
+            return self.guidance_scale > 1
+        return any(run.text == "negative" for run in self.guidance.all_passes())
+
+    def skipped_steps(self, num_steps: int) -> tuple[int, int]:
+        """How many of the schedule's steps are left out at its start and its end."""
+        by_strength = num_steps - min(int(num_steps * self.denoise_strength), num_steps)
+        return self.skip_initial_inference_steps + by_strength, self.skip_final_inference_steps
 
     def latent_size(self, ratios: CompressionRatios) -> VideoSize:
         """Size of the video in latents."""

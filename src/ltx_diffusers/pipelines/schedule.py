@@ -59,6 +59,29 @@ def set_schedule(
         )
 
 
+def skip_steps(scheduler: Any, initial: int, final: int) -> None:
+    """Leave out the first and the last steps of a schedule just set; from the last one left it goes to 0 at once.
+
+    Args:
+        scheduler: Ours or one of Diffusers'.
+        initial: Steps left out at the start; the video then begins at a noise level below 1.
+        final: Steps left out at the end.
+
+    Raises:
+        InputError: If no step is left.
+    """
+    steps = len(scheduler.timesteps)
+    if initial < 0 or final < 0 or initial + final >= steps:
+        raise InputError(
+            "no step of the schedule is left",
+            got=f"{initial} skipped at the start and {final} at the end of {steps}",
+            expected=f"at most {steps - 1} in all",
+        )
+    kept = slice(initial, steps - final)
+    scheduler.timesteps = scheduler.timesteps[kept]
+    scheduler.sigmas = torch.cat([scheduler.sigmas[:-1][kept], scheduler.sigmas[-1:]])
+
+
 def _base_sigmas(scheduler: Any, request: Request, vae_config: Mapping[str, Any]) -> list[float]:
     if request.sigmas is not None:
         return list(request.sigmas)

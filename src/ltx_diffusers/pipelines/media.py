@@ -1,0 +1,281 @@
+"""Pictures and clips that a caller gives as conditions, and their checks. No model is needed here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..denoising.conditions.clip import PREFIXES
+from ..errors import InputError
+from ..geometry import CompressionRatios, VideoSize
+from .images import pixel_frames, split_images
+
+
+@dataclass(frozen=True)
+class VideoCondition:
+    """A picture or a clip that is given at a frame of the video.
+
+    Attributes:
+        image: A picture: PIL, array (H, W, 3) or tensor (3, H, W), uint8 or floats in [0, 1]. It is stretched to
+            the video's size, unless it has a `place`.
+        video: A clip of 8k + 1 pictures of the video's size: a list of them, or an array (F, H, W, 3).
+        frame_index: Frame where it begins; negative numbers count from the end, -1 being the last frame (for a
+            clip: ending with it). A clip inside the video begins at a multiple of 8.
+        strength: How strongly it is given, 0 to 1.
+        place: Left and top of the picture on the canvas, multiples of 32; only at frame 0. The outermost latents
+            of a picture inside the canvas are left free, since they look different from others (official rule).
+        prefix: What becomes of the first two latents of a clip inside the video; see `ClipCondition`.
+    """
+
+    image: Any = None
+    video: Any = None
+    frame_index: int = 0
+    strength: float = 1.0
+    place: tuple[int, int] | None = None
+    prefix: str = "extra"
+
+
+@dataclass(frozen=True)
+class RegionOfVideo:
+    """A video of which a part is kept and the rest made anew: inpainting, outpainting, retaking a span of time.
+
+    Attributes:
+        video: Pictures of the video's size and number.
+        keep: Mask of pixels (frames, height, width) or (height, width) for every frame, True where it stays.
+        strength: How strongly the kept part is given, 0 to 1.
+    """
+
+    video: Any
+    keep: Any
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class ReferenceVideo:
+    """A reference beside the video, for models trained with one (in-context LoRA).
+
+    Attributes:
+        video: 8k + 1 pictures; sides are multiples of 32.
+        strength: How strongly it is given, 0 to 1.
+        scale: Pixels of the target for one of the reference.
+    """
+
+    video: Any
+    strength: float = 1.0
+    scale: float = 1.0
+
+
+Given = VideoCondition | RegionOfVideo | ReferenceVideo
+
+
+def checked_conditions(given: Sequence[Any], size: VideoSize, ratios: CompressionRatios) -> list[Given]:
+    """The conditions of one video, checked against its size and in an order of their own.
+
+    The order doesn't depend on the caller's, so that with the same seed every permutation gives the same video.
+
+    Args:
+        given: Ours, or Diffusers' `LTXVideoCondition`.
+        size: Frames, height and width of the video, in pixels.
+        ratios: Compression of the VAE.
+
+    Raises:
+        InputError: If one can't be used, or two of full strength contradict each other.
+    """
+    checked = [_checked(entry, size, ratios) for entry in given]
+    checked.sort(key=lambda entry: (type(entry).__name__, *_position(entry)))
+    _check_contradictions([entry for entry in checked if isinstance(entry, VideoCondition)], ratios)
+    return checked
+
+
+def structure(given: Sequence[Given]) -> tuple:
+    """What must agree between videos for them to be one batch: kinds, places and sizes."""
+    return tuple((type(entry).__name__, *_position(entry), *_clip_size(entry)) for entry in given)
+
+
+def video_pixels(video: Any, size: VideoSize | None = None) -> Tensor:
+    """A clip as (3, F, H, W) in [-1, 1].
+
+    Args:
+        video: A list of pictures, or an array (F, H, W, 3).
+        size: What its height and width must be; None for any.
+
+    Raises:
+        InputError: If it isn't a clip, or has another size.
+    """
+    pictures = split_images(video)
+    sides = {sides_of(picture) for picture in pictures}
+    if len(sides) > 1 or (size is not None and sides != {(size.height, size.width)}):
+        raise InputError(
+            "a clip's pictures must have the size of the video",
+            got=", ".join(f"{width}x{height}" for height, width in sorted(sides)),
+            expected="one size" if size is None else f"{size.width}x{size.height}",
+            fix="resize or crop the clip first",
+        )
+    height, width = sides.pop()
+    return pixel_frames(video, height, width)[:, :, 0].transpose(0, 1)
+
+
+def _checked(entry: Any, size: VideoSize, ratios: CompressionRatios) -> Given:
+    if isinstance(entry, RegionOfVideo):
+        return _checked_region(entry, size)
+    if isinstance(entry, ReferenceVideo):
+        _check_clip_length(len(split_images(entry.video)), ratios)
+        _check_strength(entry.strength)
+        return entry
+    if not isinstance(entry, VideoCondition):
+        names = ("image", "video", "frame_index", "strength")
+        if not all(hasattr(entry, name) for name in names):
+            raise InputError(
+                "a condition is a VideoCondition, RegionOfVideo or ReferenceVideo", got=type(entry).__name__
+            )
+        entry = VideoCondition(**{name: getattr(entry, name) for name in names})
+    return _checked_media(entry, size, ratios)
+
+
+def _checked_media(entry: VideoCondition, size: VideoSize, ratios: CompressionRatios) -> VideoCondition:
+    if (entry.image is None) == (entry.video is None):
+        raise InputError(
+            "a condition needs a picture or a clip",
+            got="neither" if entry.image is None else "both",
+            expected="image or video",
+        )
+    _check_strength(entry.strength)
+    if entry.prefix not in PREFIXES:
+        raise InputError("unknown prefix of a clip", got=repr(entry.prefix), expected=f"one of {PREFIXES}")
+    frames = 1
+    if entry.video is not None:
+        frames = len(split_images(entry.video))
+        _check_clip_length(frames, ratios)
+    elif len(split_images(entry.image)) != 1:
+        raise InputError(
+            "a condition has one picture", got=len(split_images(entry.image)), fix="give a list of conditions"
+        )
+    index = entry.frame_index
+    index = size.frames - frames + 1 + index if index < 0 else index
+    if not isinstance(index, int) or not 0 <= index <= size.frames - frames:
+        raise InputError(
+            f"a condition of {frames} frames doesn't fit there",
+            got=f"frame_index={entry.frame_index}",
+            expected=f"0 to {size.frames - frames} in a video of {size.frames} frames",
+        )
+    if frames > 1 and index % ratios.time:
+        raise InputError(
+            "a clip begins at a multiple of the VAE's frames per latent",
+            got=f"frame_index={index}",
+            expected=f"a multiple of {ratios.time}",
+        )
+    entry = replace(entry, frame_index=index)
+    if entry.place is not None:
+        _check_place(entry, size, ratios)
+    elif entry.video is not None:
+        video_pixels(entry.video, size)
+    return entry
+
+
+def _checked_region(entry: RegionOfVideo, size: VideoSize) -> RegionOfVideo:
+    _check_strength(entry.strength)
+    frames = len(split_images(entry.video))
+    if frames != size.frames:
+        raise InputError(
+            "a video that is kept in part has the length of the video", got=frames, expected=size.frames
+        )
+    video_pixels(entry.video, size)
+    keep = torch.as_tensor(entry.keep)
+    if keep.ndim == 2:
+        keep = keep.expand(size.frames, *keep.shape)
+    if tuple(keep.shape) != tuple(size):
+        raise InputError(
+            "the mask must have one value for each pixel",
+            got=tuple(torch.as_tensor(entry.keep).shape),
+            expected=f"{tuple(size)} or {tuple(size[1:])}",
+        )
+    return replace(entry, keep=keep.bool())
+
+
+def _check_place(entry: VideoCondition, size: VideoSize, ratios: CompressionRatios) -> None:
+    height, width = sides_of(split_images(entry.image if entry.video is None else entry.video)[0])
+    left, top = entry.place
+    aligned = not any(
+        (left % ratios.width, width % ratios.width, top % ratios.height, height % ratios.height)
+    )
+    inside = 0 <= left <= size.width - width and 0 <= top <= size.height - height
+    if entry.frame_index != 0 or not aligned or not inside:
+        raise InputError(
+            "a picture on the canvas lies at frame 0, inside the video and on the latents' grid",
+            got=f"{width}x{height} at {entry.place}, frame {entry.frame_index}",
+            expected=f"multiples of {ratios.width} within {size.width}x{size.height}",
+        )
+    if min(free_of_borders((height, width), entry.place, size, ratios)[1]) < 1:
+        raise InputError(
+            "nothing is left of this picture on the canvas without its border latents",
+            got=f"{width}x{height}",
+            fix="give a larger one",
+        )
+
+
+def _check_clip_length(frames: int, ratios: CompressionRatios) -> None:
+    if frames % ratios.time != 1:
+        raise InputError(
+            "a clip has the wrong number of frames",
+            got=frames,
+            expected=f"{ratios.time}k + 1, such as {max(1, (frames - 1) // ratios.time * ratios.time + 1)}",
+        )
+
+
+def _check_strength(strength: Any) -> None:
+    if not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
+        raise InputError("a condition's strength must be a number in [0, 1]", got=strength)
+
+
+def _check_contradictions(given: Sequence[VideoCondition], ratios: CompressionRatios) -> None:
+    """Refuse two conditions of full strength for the same frame, or for the same latent frame in place."""
+    taken: dict[int, VideoCondition] = {}
+    for entry in given:
+        if entry.strength < 1 or entry.place is not None:
+            continue
+        frames = 1 if entry.video is None else len(split_images(entry.video))
+        for frame in range(entry.frame_index, entry.frame_index + frames):
+            if frame in taken:
+                raise InputError(
+                    "two conditions of full strength are given for one frame",
+                    got=f"frame {frame}, from frame_index={taken[frame].frame_index} and {entry.frame_index}",
+                    fix="move one of them, or lower its strength",
+                )
+            taken[frame] = entry
+
+
+def _position(entry: Given) -> tuple:
+    if isinstance(entry, VideoCondition):
+        return (entry.frame_index, entry.place or (), entry.video is None, entry.prefix)
+    return (entry.scale,) if isinstance(entry, ReferenceVideo) else ()
+
+
+def _clip_size(entry: Given) -> tuple[int, ...]:
+    pictures = split_images(entry.image if getattr(entry, "image", None) is not None else entry.video)
+    return (len(pictures), *sides_of(pictures[0]))
+
+
+def sides_of(picture: Any) -> tuple[int, int]:
+    """Height and width of a picture."""
+    return (picture.height, picture.width) if hasattr(picture, "height") else tuple(picture.shape[1:])
+
+
+def free_of_borders(
+    sides: tuple[int, int], place: tuple[int, int], size: VideoSize, ratios: CompressionRatios
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """A picture's latents without those at borders inside the canvas: first row and column, how many, skipped."""
+    left, top = place
+    starts, counts, skipped = [], [], []
+    for begin, side, whole, ratio in (
+        (top, sides[0], size.height, ratios.height),
+        (left, sides[1], size.width, ratios.width),
+    ):
+        before, after = int(begin > 0), int(begin + side < whole)
+        starts.append(begin // ratio + before)
+        counts.append(side // ratio - before - after)
+        skipped.append(before)
+    return tuple(starts), tuple(counts), tuple(skipped)

@@ -1,0 +1,256 @@
+"""Everything that can be given: pictures and clips at any frame, regions, references, a video to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from diffusers.image_processor import PipelineImageInput
+from diffusers.pipelines.ltx.pipeline_output import LTXPipelineOutput
+from torch import Tensor
+
+from ..denoising.conditions import Condition
+from ..denoising.guidance import Guidance, GuidanceByLevel
+from ..denoising.samplers import Sampler, samplers
+from ..denoising.state import check_strength_rule
+from ..errors import InputError
+from ..functional.latents import unpack_latents
+from ..geometry import VideoSize
+from .base import LTXPipelineBase
+from .images import encode_frames, split_images
+from .media import Given, VideoCondition, checked_conditions, structure, video_pixels
+from .media_encoding import build_conditions
+from .request import Request
+
+
+class LTXConditionPipeline(LTXPipelineBase):
+    """Video from a prompt and any mixture of conditions, with every guidance and sampler.
+
+    First and last frame, keyframes, extension forward and backward, inpainting, retakes and in-context references
+    are conditions, alone or together; video-to-video is a start from a noised video. The first arguments are those
+    of Diffusers' `LTXConditionPipeline`; unlike it, batches may have a list of conditions for each prompt, and the
+    release decides on schedule and coordinates (see `LTXPipeline`).
+
+    Example:
+        >>> pipe = LTXConditionPipeline.from_pretrained("Lightricks/LTX-Video-0.9.7-dev", dtype=torch.bfloat16)
+        >>> ends = [VideoCondition(image=first), VideoCondition(image=last, frame_index=-1)]
+        >>> frames = pipe(ends, prompt="a red kite over the sea", num_frames=97).frames[0]
+    """
+
+    def __call__(
+        self,
+        conditions: Any = None,
+        image: PipelineImageInput | None = None,
+        video: Any = None,
+        frame_index: int | list[int] = 0,
+        strength: float | list[float] = 1.0,
+        denoise_strength: float = 1.0,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        frame_rate: float | None = None,
+        num_inference_steps: int | None = None,
+        timesteps: Sequence[float] | None = None,
+        guidance_scale: float | None = None,
+        guidance_rescale: float = 0.0,
+        image_cond_noise_scale: float = 0.15,
+        num_videos_per_prompt: int | None = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        prompt_attention_mask: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
+        decode_timestep: float | list[float] | None = None,
+        decode_noise_scale: float | list[float] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None,
+        callback_on_step_end: Callable[..., dict[str, Tensor]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        max_sequence_length: int = 256,
+        sigmas: Sequence[float] | None = None,
+        initial_video: Any = None,
+        initial_latents: Tensor | None = None,
+        strength_rule: str = "official",
+        guidance: Guidance | GuidanceByLevel | None = None,
+        sampler: str | Sampler | None = None,
+        tone_map_compression: float = 0.0,
+        skip_initial_inference_steps: int = 0,
+        skip_final_inference_steps: int = 0,
+    ) -> LTXPipelineOutput | tuple:
+        """Generate videos.
+
+        Args:
+            conditions: `VideoCondition`, `RegionOfVideo`, `ReferenceVideo` (`pipelines.media`), or Diffusers'
+                `LTXVideoCondition`: one, a list for all prompts, or a list of such lists, one for each prompt.
+                Their order doesn't matter.
+            image: A short form of conditions: pictures, at `frame_index` with `strength`.
+            video: A short form of one condition: a clip, at `frame_index` with `strength`.
+            frame_index: Frames of `image` or `video`, one or as many as there are.
+            strength: Their strengths, one or as many as there are.
+            denoise_strength: Share of the steps that is run, the last ones; the video then starts from
+                `initial_video`, `initial_latents` or `latents`, noised to the first of them.
+            prompt: As every argument that isn't listed here: see `LTXPipeline.__call__`.
+            image_cond_noise_scale: Noise on tokens of full strength before each step, against videos that stand
+                still; see `denoising.state.renoised`.
+            latents: Noise as tokens (B, L, C); with a `denoise_strength` below 1, clean latents instead, as in
+                Diffusers.
+            initial_video: A video of the same size and length to start from, for all prompts.
+            initial_latents: The same as normalised latents (B or 1, C, F, H, W).
+            strength_rule: What strengths between 0 and 1 mean: "official" or "proportional"; see `TokenState`.
+            guidance: In place of `guidance_scale` and `guidance_rescale`: any guidance, or one by noise level.
+            sampler: Name in `denoising.samplers.samplers`, or an object; the scheduler's own steps if None.
+            tone_map_compression: Presses down large latents before decoding, 0 to 1.
+            skip_initial_inference_steps: Steps of the schedule left out at its start; needs something to start from.
+            skip_final_inference_steps: Steps left out at its end; the last one left goes to 0.
+
+        Returns:
+            The videos as `.frames`, or in a tuple.
+
+        Raises:
+            InputError: If an argument can't be used; before anything is computed.
+        """
+        return self._generate(Request.from_call(locals()))
+
+    def _check(self, request: Request) -> None:
+        super()._check(request)
+        self._given(request)
+        _check_start(request)
+        if isinstance(request.sampler, str):
+            samplers.get(request.sampler)
+        check_strength_rule(request.strength_rule)
+        if not 0 <= request.tone_map_compression <= 1:
+            raise InputError("tone_map_compression must be in [0, 1]", got=request.tone_map_compression)
+        if not 0 <= request.image_cond_noise_scale < float("inf"):
+            raise InputError("image_cond_noise_scale must be at least 0", got=request.image_cond_noise_scale)
+        if request.guidance is not None:
+            for run in request.guidance.all_passes():
+                if run.perturbation is not None:
+                    run.perturbation.check_depth(len(self.transformer.transformer_blocks))
+        if request.initial_video is not None:
+            size = VideoSize(request.num_frames, request.height, request.width)
+            if len(split_images(request.initial_video)) != size.frames:
+                raise InputError(
+                    "initial_video has another length than the video",
+                    got=len(split_images(request.initial_video)),
+                    expected=size.frames,
+                )
+            video_pixels(request.initial_video, size)
+        if request.initial_latents is not None:
+            latent = request.latent_size(self.ratios)
+            shape = (self.transformer.config.in_channels, *latent)
+            given = tuple(request.initial_latents.shape)
+            if given[1:] != shape or given[0] not in (1, request.num_videos):
+                raise InputError(
+                    "initial_latents has the wrong shape",
+                    got=given,
+                    expected=f"(1 or {request.num_videos}, *{shape})",
+                )
+
+    def _given(self, request: Request) -> list[list[Given]]:
+        """Checked conditions: one list for all prompts, or one for each."""
+        size = VideoSize(request.num_frames, request.height, request.width)
+        per_prompt = [
+            checked_conditions(entries, size, self.ratios) for entries in _listed_conditions(request)
+        ]
+        if len({structure(entries) for entries in per_prompt}) > 1:
+            raise InputError(
+                "the prompts of one call need conditions of the same kinds, frames and sizes",
+                got=f"{len({structure(entries) for entries in per_prompt})} different lists",
+                fix="make one call for each kind",
+            )
+        return per_prompt
+
+    def _conditions(self, request: Request, latents: Tensor | None, device: torch.device) -> list[Condition]:
+        given = self._given(request)
+        videos_per_entry = request.num_videos // len(given)
+        size = VideoSize(request.num_frames, request.height, request.width)
+        return build_conditions(
+            self.vae, given, size, self.ratios, videos_per_entry, request.generator, device
+        )
+
+    def _initial_latents(self, request: Request, device: torch.device) -> Tensor | None:
+        if request.initial_video is not None:
+            pixels = video_pixels(request.initial_video)[None].to(device)
+            return encode_frames(self.vae, pixels, request.num_videos, request.generator)
+        if request.initial_latents is not None:
+            return request.initial_latents.to(device, torch.float32).expand(
+                request.num_videos, -1, -1, -1, -1
+            )
+        if request.latents is not None and request.denoise_strength < 1:
+            return unpack_latents(
+                request.latents.to(device, torch.float32), *request.latent_size(self.ratios)
+            )
+        return None
+
+
+def _listed_conditions(request: Request) -> list[list[Any]]:
+    """The caller's conditions: one list for all prompts, or one for each.
+
+    Raises:
+        InputError: If both forms are given, or numbers don't fit.
+    """
+    short = request.image is not None or request.video is not None
+    if request.conditions is not None:
+        if short:
+            raise InputError("conditions were given twice", expected="either conditions, or image or video")
+        given = request.conditions
+        given = list(given) if isinstance(given, (list, tuple)) else [given]
+        if not any(isinstance(entry, (list, tuple)) for entry in given):
+            return [given]
+        if len(given) != request.num_prompts or not all(isinstance(entry, (list, tuple)) for entry in given):
+            raise InputError(
+                "conditions must be one list for all prompts or one for each",
+                got=f"{len(given)} lists for {request.num_prompts} prompts",
+            )
+        return [list(entries) for entries in given]
+    if not short:
+        return [[]]
+    if request.image is not None and request.video is not None:
+        raise InputError("both image and video were given", fix="pass conditions")
+    media = (
+        [{"video": request.video}]
+        if request.image is None
+        else [{"image": picture} for picture in split_images(request.image)]
+    )
+    frames, strengths = (
+        value if isinstance(value, (list, tuple)) else [value] * len(media)
+        for value in (request.frame_index, request.strength)
+    )
+    if len(frames) != len(media) or len(strengths) != len(media):
+        raise InputError(
+            "frame_index and strength need one entry for each picture or clip",
+            got=f"{len(frames)} and {len(strengths)}",
+            expected=len(media),
+        )
+    return [
+        [
+            VideoCondition(**medium, frame_index=frame, strength=strength)
+            for medium, frame, strength in zip(media, frames, strengths, strict=True)
+        ]
+    ]
+
+
+def _check_start(request: Request) -> None:
+    """Whether the video starts from something exactly where it can."""
+    if not 0 < request.denoise_strength <= 1:
+        raise InputError("denoise_strength must be above 0 and at most 1", got=request.denoise_strength)
+    latents = request.latents if request.denoise_strength < 1 else None
+    starts = [
+        start for start in (request.initial_video, request.initial_latents, latents) if start is not None
+    ]
+    if len(starts) > 1:
+        raise InputError(
+            "the video was given more than one start", expected="initial_video or initial_latents"
+        )
+    below_one = request.denoise_strength < 1 or request.skip_initial_inference_steps > 0
+    if below_one and not starts:
+        raise InputError(
+            "a video that starts below the first noise level needs something to start from",
+            got="nothing",
+            expected="initial_video or initial_latents",
+        )
