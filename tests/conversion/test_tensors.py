@@ -38,7 +38,11 @@ def check(source, expected=TENSORS) -> None:
     assert set(source.names()) == set(expected)
     for name, tensor in expected.items():
         info, loaded = source.info(name), source.load(name)
-        assert (info.dtype, info.shape) == (tensor.dtype, tuple(tensor.shape)) == (loaded.dtype, tuple(loaded.shape))
+        assert (
+            (info.dtype, info.shape)
+            == (tensor.dtype, tuple(tensor.shape))
+            == (loaded.dtype, tuple(loaded.shape))
+        )
         assert info.nbytes == tensor.nbytes
         assert torch.equal(loaded, tensor)
 

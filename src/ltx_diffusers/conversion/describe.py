@@ -18,6 +18,7 @@ import torch
 
 from ..errors import CheckpointError, UnknownNameError
 from ..models.recorded import with_recorded
+from ..schedulers.flow_match import LTXFlowMatchScheduler
 from .layouts import FoundPart, find_parts, layout_of
 from .model_classes import model_class, shapes_of
 from .official_configs import (
@@ -26,6 +27,7 @@ from .official_configs import (
     upsampler_from_official,
     vae_from_official,
 )
+from .own_settings import RELEASE, SCHEDULER, read_settings, with_settings
 from .part_configs import check_depth, config_from_tensors, transformer_size
 from .releases import RELEASES, Release
 from .renames import VaeLayout, to_diffusers
@@ -62,6 +64,7 @@ class Part:
         dropped: Names in the file that no model needs: unused statistics, scales of activations.
         scales: Our tensor name -> name in the file of the factor of its fp8 values.
         vae_family: Kind of the VAE for `renames`, None for other parts.
+        unexpected: Names in the file, among this model's, that the model doesn't have.
     """
 
     kind: str
@@ -70,6 +73,7 @@ class Part:
     dropped: list[str] = field(default_factory=list)
     scales: dict[str, str] = field(default_factory=dict)
     vae_family: str | VaeLayout | None = None
+    unexpected: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -148,27 +152,32 @@ def describe(source: TensorSource, *, version: str | None = None, undecided_ok: 
         for kind, part in found.items()
         if kind != "text_encoder"
     }
+    settings = read_settings(source.metadata)
     for kind, config in configs.items():
-        check_depth(found[kind], config, source)
+        configs[kind] = with_settings(config, settings.get(kind, {}), model_class(kind))
+        check_depth(found[kind], configs[kind], source)
     families = {"vae": vae_family(configs["vae"])} if "vae" in configs else {}
-    facts = _Facts.of(source, configs, families, official, release)
+    facts = _Facts.of(source, configs, families, official, settings.get(SCHEDULER), release)
     if "transformer" in configs:
         configs["transformer"]["causal_temporal_positioning"] = facts.causal
     candidates = facts.candidates()
     if release is not None:
         facts.check(release)
+    elif settings.get(RELEASE, {}).get("name") in candidates:  # noted by this library when it wrote the file
+        release = RELEASES[settings[RELEASE]["name"]]
+    if release is not None:
         candidates = (release.name,)
     if "transformer" in configs and facts.causal is None and not undecided_ok:
         raise undecided(source.path, "whether its time coordinates are causal", candidates)
 
-    parts, unexpected = {}, []
-    for kind, part in found.items():
-        parts[kind], extra = _mapped(source, part, configs.get(kind, {}), families.get(kind))
-        unexpected += extra
+    parts = {
+        kind: _mapped(source, part, configs.get(kind, {}), families.get(kind)) for kind, part in found.items()
+    }
     taken = {name for part in found.values() for name in part.names}
+    unexpected = [name for part in parts.values() for name in part.unexpected]
     unexpected += [name for name in source.names() if name not in taken and name not in _MARKS]
     known = release or (RELEASES[candidates[0]] if len(candidates) == 1 else None)
-    origin = "asked" if release is not None else "metadata" if official else "tensors"
+    origin = "asked" if version is not None else "metadata" if official or settings else "tensors"
     scheduler = facts.scheduler_config(known, candidates)
     return Checkpoint(
         path=source.path,
@@ -218,6 +227,7 @@ class _Facts:
         configs: Mapping[str, dict[str, Any]],
         families: Mapping[str, str | VaeLayout],
         official: Mapping[str, Any],
+        own_schedule: Mapping[str, Any] | None,
         release: Release | None,
     ) -> _Facts:
         size = transformer_size(configs["transformer"]) if "transformer" in configs else None
@@ -230,6 +240,8 @@ class _Facts:
         schedule = None
         if official.get("scheduler") is not None:
             schedule = scheduler_from_official(official["scheduler"], allowed)
+        if own_schedule is not None:
+            schedule = with_settings(schedule or {}, own_schedule, LTXFlowMatchScheduler)
         return cls(
             path=source.path,
             has_metadata=bool(official),
@@ -373,10 +385,10 @@ def _sibling_family(source: TensorSource) -> str | None:
 
 def _mapped(
     source: TensorSource, part: FoundPart, config: dict[str, Any], family: str | VaeLayout | None
-) -> tuple[Part, list[str]]:
-    """A part with its names, checked against our model; and the names that it doesn't have."""
+) -> Part:
+    """A part with its names, checked against our model."""
     if part.kind == "text_encoder":
-        return Part(part.kind, {}, {part.inside(name): name for name in part.names}), []
+        return Part(part.kind, {}, {part.inside(name): name for name in part.names})
     names: dict[str, str] = {}
     scales: dict[str, str] = {}
     dropped: list[str] = []
@@ -400,7 +412,7 @@ def _mapped(
     unexpected = [names.pop(ours) for ours in list(names) if ours not in expected]
     _check_tensors(source, part.kind, names, expected)
     _check_scales(source, names, scales)
-    return Part(part.kind, config, names, dropped, scales, family), unexpected
+    return Part(part.kind, config, names, dropped, scales, family, unexpected)
 
 
 def _check_tensors(

@@ -4,8 +4,9 @@ Names are those inside a part, without the prefixes of single files ("model.diff
 
 The transformer renames four modules wherever they stand in a path. The upsamplers have the same names on both sides.
 The VAE's official encoder and decoder are flat lists of blocks; where each of them is in our modules depends on the
-kind of VAE (see `VAE_LAYOUTS`). Official VAE files also hold three statistics that no model uses: the means of
-standard deviations, their ratio to the standard deviations of means, and the channels' numbers; they are dropped.
+kind of VAE (see `VAE_LAYOUTS`). Official VAE files also hold statistics that no model uses, the official one neither:
+the means of standard deviations, their ratio to the standard deviations of means, and the channels' numbers. They are
+dropped.
 """
 
 from __future__ import annotations
@@ -105,8 +106,7 @@ def to_diffusers(part: str, official_name: str, vae_family: str | VaeLayout | No
     if part != "vae":
         return _check_part(part, official_name)
     if official_name.startswith(_STATISTICS):
-        statistic = official_name.removeprefix(_STATISTICS)
-        return None if statistic in DROPPED_STATISTICS else VAE_STATISTICS.get(statistic, official_name)
+        return VAE_STATISTICS.get(official_name.removeprefix(_STATISTICS))
     side, _, rest = official_name.partition(".")
     if side not in _FLAT:
         return official_name

@@ -73,13 +73,17 @@ def load_described(
     """Load one part of a checkpoint that is already described.
 
     Raises:
-        CheckpointError: If it can't be read.
+        CheckpointError: If it can't be read, or has tensors that the model doesn't know: without them, the model
+            would be another.
         InputError: If fp8 weights can't be kept.
     """
     dtype = dtype or part_dtype(part, source)
-    unused = checkpoint.unexpected
-    if unused:
-        logger.warning("%s has %d tensors without use: %s", source.path, len(unused), ", ".join(unused[:5]))
+    if part.unexpected:
+        raise CheckpointError(
+            f"{source.path} has tensors that the {part.kind.replace('_', ' ')} of its config doesn't have",
+            got=f"{len(part.unexpected)}: {', '.join(part.unexpected[:3])}",
+            fix="the file may be of another version than it says, or of another model",
+        )
     kept = _kept_in_fp8(part, source) if fp8 == "keep" else []
     warn_about_rotation(part, source)
     model = build_empty(part.kind, part.config, cls)
