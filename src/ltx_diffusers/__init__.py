@@ -15,6 +15,7 @@ _HOMES = {
     "LTXConditionPipeline": "ltx_diffusers.pipelines.pipeline_ltx_condition",
     "LTXFlowMatchScheduler": "ltx_diffusers.schedulers.flow_match",
     "LTXImageToVideoPipeline": "ltx_diffusers.pipelines.pipeline_ltx_image2video",
+    "LTXLatentUpsampler": "ltx_diffusers.models.upsamplers.latent_upsampler_ltx",
     "LTXPipeline": "ltx_diffusers.pipelines.pipeline_ltx",
     "LTXTransformer3DModel": "ltx_diffusers.models.transformers.transformer_ltx",
     "ReferenceVideo": "ltx_diffusers.pipelines.media",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from .models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX as AutoencoderKLLTX
     from .models.transformers.transformer_ltx import LTXTransformer3DModel as LTXTransformer3DModel
+    from .models.upsamplers.latent_upsampler_ltx import LTXLatentUpsampler as LTXLatentUpsampler
     from .pipelines.media import ReferenceVideo as ReferenceVideo
     from .pipelines.media import RegionOfVideo as RegionOfVideo
     from .pipelines.media import VideoCondition as VideoCondition
