@@ -25,13 +25,13 @@ _COMMANDS = (
     "generate",
     "reconstruct",
     "info",
+    "convert",
     "lora",
     "push",
     "pull",
     "plugins",
     "train",
     "evaluate",
-    "convert",
 )
 
 _STACK = ("diffusers", "transformers", "torch")
