@@ -45,7 +45,7 @@ def load_model(
     allow_pickle: bool = False,
     **hub: Any,
 ) -> ModelMixin:
-    """Load one of our models from a checkpoint; arguments as in `SingleFileMixin.from_single_file`."""
+    """Load one of our models from a checkpoint; arguments and errors as in `SingleFileMixin.from_single_file`."""
     if fp8 not in FP8_MODES:
         raise InputError("unknown treatment of fp8 weights", got=repr(fp8), expected=f"one of {FP8_MODES}")
     if fp8 == "keep" and quantization_config is not None:

@@ -160,6 +160,9 @@ class PickleFile(TensorSource):
     """A file of `torch.save`, read by torch's unpickler for weights, which runs no code of the file.
 
     Its tensors are mapped into memory, so that only those that are used are read.
+
+    Raises:
+        CheckpointError: If it isn't a plain state dict.
     """
 
     def __init__(self, path: Path, config: dict | None = None) -> None:

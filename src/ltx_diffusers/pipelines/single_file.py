@@ -36,7 +36,7 @@ def load_pipeline(
     allow_pickle: bool = False,
     **hub: Any,
 ) -> LTXPipelineBase:
-    """A pipeline from a checkpoint file; arguments as in `LTXPipelineBase.from_single_file`."""
+    """A pipeline from a checkpoint file; arguments and errors as in `LTXPipelineBase.from_single_file`."""
     file = find_file(path, **hub)
     with open_tensors(file, allow_pickle=allow_pickle) as source:
         checkpoint = describe(source, version=version)
