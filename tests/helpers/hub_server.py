@@ -18,6 +18,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+TOKEN = "hf_" + "SecretSecretSecret0123456789"
+READER = "hf_" + "ReadOnlyReadOnlyReadOnly0"
+STRANGER = "hf_" + "StrangerStrangerStranger0"
+"""Tokens of ada, of ada for reading only, and of eve. None of them may ever be seen in any output."""
+
 LFS_FROM_BYTES = 4096
 """Files at least this long, and weights and videos of any length, go to the LFS storage."""
 
@@ -91,7 +96,7 @@ class HubServer:
         storage: LFS objects by their SHA-256.
         requests: Method and path of every request so far.
         uploads: SHA-256 (or the URL's path for a part) of every upload that was received whole.
-        headers: Headers of every request, in the same order.
+        headers: Headers of every request, in the same order, their names in lower case.
         storage_url: Where the content of large files is sent and fetched.
         part_bytes: LFS objects longer than this are uploaded in parts.
     """
@@ -193,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.where, self.query = unquote(split.path), parse_qs(split.query)
         with self.hub.lock:
             self.hub.requests.append((self.command, self.where))
-            self.hub.headers.append(dict(self.headers))
+            self.hub.headers.append({name.lower(): value for name, value in self.headers.items()})
         self.fault = self._next_fault()
         self.body = self._read_body()
         if self.body is None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.hub_server import HubServer, User
+from helpers.hub_server import READER, STRANGER, TOKEN, HubServer, User
 from helpers.saved_models import save_tiny_pipeline
-from huggingface_hub import constants
-
-TOKEN = "hf_" + "SecretSecretSecret0123456789"
-READER, STRANGER = "hf_" + "ReadOnlyReadOnlyReadOnly0", "hf_" + "StrangerStrangerStranger0"
+from huggingface_hub import constants, hf_api
 
 
 @pytest.fixture
@@ -26,8 +22,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         User("eve", STRANGER),
     )
     with HubServer(*users) as server:
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(hf_api.api, "endpoint", server.url)  # that of functions such as `create_repo`
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -46,17 +44,3 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(saved: Path, tmp_path: Path) -> Path:
     """A copy of it to change."""
     return shutil.copytree(saved, tmp_path / "tiny")
-
-
-@pytest.fixture
-def everything_logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """All that any library logs, down to debugging."""
-    loggers = [logging.getLogger(name) for name in (None, "huggingface_hub", "httpx2", "httpcore2", "ltx_diffusers")]
-    before = [(each, each.level, each.propagate) for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.DEBUG)
-        each.propagate = True
-    yield caplog
-    for each, level, propagate in before:
-        each.setLevel(level)
-        each.propagate = propagate

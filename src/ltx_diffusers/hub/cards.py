@@ -89,6 +89,9 @@ def make_card(
             base_model=facts.base_model,
             settings=settings_of(folder),
             file=file or next(iter(weights), None),
+            text_encoder=repository
+            if any(name.startswith("text_encoder/") for name in folder.files)
+            else None,
         ),
         _samples(gathered),
         _parts(folder, gathered.adapters),

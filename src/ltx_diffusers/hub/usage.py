@@ -12,6 +12,9 @@ from .contents import COMPONENT, DIFFUSERS, LORA, OFFICIAL, Contents
 _DEVICE = (
     'device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)\n'
 )
+OFFICIAL_TEXT_ENCODER = "PixArt-alpha/PixArt-XL-2-1024-MS"
+"""The T5 encoder that the official package takes."""
+
 _INSTALL = {
     "ltx-diffusers": "pip install ltx-diffusers",
     "diffusers": "pip install diffusers transformers accelerate sentencepiece imageio imageio-ffmpeg",
@@ -27,6 +30,7 @@ def usage(
     base_model: str | None,
     settings: Mapping[str, Mapping[str, Any]],
     file: str | None = None,
+    text_encoder: str | None = None,
 ) -> str:
     """Markdown with the code that uses a model.
 
@@ -37,15 +41,19 @@ def usage(
         prompt: What the video of the example shows.
         base_model: For a LoRA and a lone part: the pipeline that it belongs to.
         settings: Configs of the transformer, the VAE and the scheduler, as ours have them.
-        file: For single files and a LoRA: the weights' file.
+        file: For the official layout and a LoRA: the weights' file.
+        text_encoder: For the official layout: where a text encoder is; the official one's place if None.
     """
     name, text = json.dumps(repository), json.dumps(prompt, ensure_ascii=False)
     if contents.kind == LORA:
         code = _lora(name, text, json.dumps(base_model), json.dumps(file), settings)
-    elif layout == OFFICIAL:
-        code = _official(name, text, json.dumps(file), settings)
     elif contents.kind == COMPONENT:
-        code = _component(contents, layout, name)
+        code = _component(
+            contents, layout, json.dumps(f"{repository}/{file}") if layout == OFFICIAL else name
+        )
+    elif layout == OFFICIAL:
+        place = json.dumps(text_encoder or OFFICIAL_TEXT_ENCODER)
+        code = _official(json.dumps(f"{repository}/{file}"), text, place, settings)
     elif layout == DIFFUSERS:
         code = _diffusers(name, text, settings)
     else:
@@ -75,13 +83,12 @@ def _lora(
     )
 
 
-def _official(name: str, prompt: str, file: str, settings: Mapping[str, Mapping[str, Any]]) -> str:
+def _official(name: str, prompt: str, text_encoder: str, settings: Mapping[str, Mapping[str, Any]]) -> str:
     return (
-        _OWN_IMPORTS.replace("import torch\n", "import torch\nfrom huggingface_hub import hf_hub_download\n")
+        _OWN_IMPORTS
         + _DEVICE
-        + f"file = hf_hub_download({name}, {file})\n"
-        + f"pipe = LTXPipeline.from_single_file(\n    file, text_encoder={name}, tokenizer={name}, dtype=dtype\n"
-        + ").to(device)\n"
+        + f"pipe = LTXPipeline.from_single_file(\n    {name},\n    text_encoder={text_encoder},\n"
+        + "    dtype=dtype,\n    device=device,\n)\n"
         + _own_call(prompt, settings)
     )
 
@@ -144,7 +151,8 @@ def _component(contents: Contents, layout: str, name: str) -> str:
     class_name = theirs if layout == DIFFUSERS else own
     place = "diffusers.pipelines.ltx" if class_name == "LTXLatentUpsamplerModel" else library
     code = f"import torch\nfrom {place} import {class_name}\n\n"
-    code += _DEVICE + f"model = {class_name}.from_pretrained({name}, torch_dtype=dtype).to(device)\n"
+    load = "from_single_file" if layout == OFFICIAL else "from_pretrained"
+    code += _DEVICE + f"model = {class_name}.{load}({name}, torch_dtype=dtype).to(device)\n"
     if contents.part == "vae":
         code += (
             "video = torch.zeros(1, 3, 9, 64, 64, device=device, dtype=dtype)"
