@@ -48,9 +48,10 @@ def register() -> None:
     from .models.transformers.attention_ltx import LTXAttnProcessor
     from .models.transformers.block_ltx import LTXTransformerBlock
     from .models.transformers.transformer_ltx import LTXTransformer3DModel
+    from .models.upsamplers.latent_upsampler_ltx import LTXLatentUpsampler
     from .schedulers.flow_match import LTXFlowMatchScheduler
 
-    for component in (AutoencoderKLLTX, LTXTransformer3DModel, LTXFlowMatchScheduler):
+    for component in (AutoencoderKLLTX, LTXTransformer3DModel, LTXLatentUpsampler, LTXFlowMatchScheduler):
         if not hasattr(diffusers, component.__name__):
             setattr(diffusers, component.__name__, component)
     pipeline_loading_utils.LOADABLE_CLASSES[LIBRARY] = LOADABLE
@@ -74,11 +75,17 @@ def register_pipelines() -> None:
 
     from .models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
     from .models.transformers.transformer_ltx import LTXTransformer3DModel
+    from .models.upsamplers.latent_upsampler_ltx import LTXLatentUpsampler
 
+    own_classes = {
+        "transformer": LTXTransformer3DModel,
+        "vae": AutoencoderKLLTX,
+        "latent_upsampler": LTXLatentUpsampler,
+    }
     for name in DIFFUSERS_PIPELINES:
         init = getattr(ltx, name).__init__
         known = get_type_hints(init)
-        for component, own in (("transformer", LTXTransformer3DModel), ("vae", AutoencoderKLLTX)):
+        for component, own in own_classes.items():
             if component in known:
                 init.__annotations__[component] = known[component] | own
 

@@ -9,9 +9,16 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
+from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel
 from tiny import tiny_components
 
-from ltx_diffusers import AutoencoderKLLTX, LTXFlowMatchScheduler, LTXPipeline, LTXTransformer3DModel
+from ltx_diffusers import (
+    AutoencoderKLLTX,
+    LTXFlowMatchScheduler,
+    LTXLatentUpsampler,
+    LTXPipeline,
+    LTXTransformer3DModel,
+)
 
 OWN = {"transformer": LTXTransformer3DModel, "vae": AutoencoderKLLTX, "scheduler": LTXFlowMatchScheduler}
 CALL = {"prompt": "a red circle", "height": 64, "width": 64, "num_frames": 9, "num_inference_steps": 2}
@@ -95,3 +102,27 @@ def test_the_documented_ways_to_our_pipeline(saved, load):
     loaded = load(folder)
     assert type(loaded) is LTXPipeline
     torch.testing.assert_close(video(loaded), video(pipeline), atol=1e-5, rtol=0)
+
+
+def test_the_upsampler_in_diffusers_pipeline(saved, tmp_path):
+    """Saved, found again with our VAE, and giving the video of Diffusers' own classes."""
+    torch.manual_seed(0)
+    theirs = LTXLatentUpsamplerModel(in_channels=8, mid_channels=32, num_blocks_per_stage=1).eval()
+    ours = LTXLatentUpsampler(in_channels=8, mid_channels=32, num_blocks_per_stage=1).eval()
+    ours.load_state_dict(theirs.state_dict())
+    diffusers.LTXLatentUpsamplePipeline(vae=saved[0].vae, latent_upsampler=ours).save_pretrained(tmp_path)
+    loaded = diffusers.DiffusionPipeline.from_pretrained(tmp_path)
+    assert type(loaded) is diffusers.LTXLatentUpsamplePipeline
+    assert (type(loaded.vae), type(loaded.latent_upsampler)) == (AutoencoderKLLTX, LTXLatentUpsampler)
+    assert type(diffusers.AutoModel.from_pretrained(str(tmp_path / "latent_upsampler"))) is LTXLatentUpsampler
+
+    vae = tiny_components(timestep_conditioning=True, causal=True, statistics=True, ours=False)["vae"]
+    reference = diffusers.LTXLatentUpsamplePipeline(vae=vae, latent_upsampler=theirs)
+    latents = torch.randn(1, 8, 2, 1, 2)
+    outputs = [
+        pipeline(latents=latents, height=32, width=64, output_type="latent").frames
+        for pipeline in (loaded, reference)
+    ]
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=0)
+    again = diffusers.LTXLatentUpsamplePipeline.from_pipe(loaded)
+    assert again.latent_upsampler is loaded.latent_upsampler
