@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.hostile import open_or_refuse, refusal
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
@@ -25,16 +26,6 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 def file_bytes(header: object, data: bytes = b"\0" * 8) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
-
-
-def refusal(content: bytes, name: str = "x.safetensors") -> str:
-    """The message of the error that opening gives."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        path.write_bytes(content)
-        with pytest.raises(CheckpointError) as error:
-            open_tensors(path)
-        return str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -197,23 +188,6 @@ headers = st.one_of(
     json_values,
 )
 fuzz = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def open_or_refuse(content: bytes, ending: str = ".safetensors") -> bool:
-    """Whether a file opens; if it does, its tensors must load, and be no larger than the file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"x{ending}"
-        path.write_bytes(content)
-        try:
-            source = open_tensors(path)
-        except CheckpointError:
-            return False
-        with source:
-            assert sum(source.info(name).nbytes for name in source.names()) <= len(content)
-            for name in source.names():
-                tensor = source.load(name)
-                assert tuple(tensor.shape) == source.info(name).shape
-        return True
 
 
 def safetensors_opens(content: bytes) -> bool:

@@ -77,7 +77,6 @@ def load_described(
             would be another.
         InputError: If fp8 weights can't be kept.
     """
-    dtype = dtype or part_dtype(part, source)
     if part.unexpected:
         raise CheckpointError(
             f"{source.path} has tensors that the {part.kind.replace('_', ' ')} of its config doesn't have",
@@ -87,15 +86,16 @@ def load_described(
     kept = _kept_in_fp8(part, source) if fp8 == "keep" else []
     warn_about_rotation(part, source)
     model = build_empty(part.kind, part.config, cls)
+    compute = dtype or part_dtype(part, source)
     if quantization_config is not None:
         _load_quantized(model, part, source, dtype, quantization_config, device)
     else:
-        for name, tensor in _tensors(part, source, dtype, kept):
+        for name, tensor in _tensors(part, source, compute, kept):
             _assign(model, name, tensor.to(device) if device is not None else tensor)
     model.register_to_config(_name_or_path=str(checkpoint.path))
     model.eval()
     if kept:
-        _cast_by_layer(model, kept, source.info(part.names[kept[0]]).dtype, dtype)
+        _cast_by_layer(model, kept, source.info(part.names[kept[0]]).dtype, compute)
     return model
 
 
@@ -193,7 +193,7 @@ def _load_quantized(
     model: ModelMixin,
     part: Part,
     source: TensorSource,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     quantization_config: Any,
     device: str | torch.device | None,
 ) -> None:
@@ -208,7 +208,8 @@ def _load_quantized(
         )
     if isinstance(source, GGUFFile) and not from_gguf:
         logger.warning("%s is dequantised and then quantised anew", source.path)
-    dtype = quantizer.update_torch_dtype(dtype)
+    # GGUF's quantiser has a precision of its own; the others take the file's.
+    dtype = quantizer.update_torch_dtype(dtype if dtype or from_gguf else part_dtype(part, source))
     blocks = _gguf_blocks(model, part, source) if from_gguf else {}
     quantizer.preprocess_model(model=model, device_map=None, state_dict=blocks, keep_in_fp32_modules=[])
     target = {"": torch.device(device) if device is not None else torch.device("cpu")}
