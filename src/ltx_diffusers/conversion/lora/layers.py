@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 
 
+def widened(tensor: Tensor) -> Tensor:
+    """In the dtype in which updates are computed: float32, or float64 if it is in that."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 @dataclass(frozen=True, eq=False)
 class LoraLayer:
     """The update of one linear layer.
@@ -74,19 +79,20 @@ class LoraLayer:
         """s B A (out, in) in float32."""
         return self.scale * (self.up.float() @ self.down.float())
 
-    def update(self, weight: Tensor | None = None, strength: float = 1.0) -> Tensor:
-        """What is added to the layer's weight, (out, in) in float32.
+    def applied(self, weight: Tensor, strength: float = 1.0, original: Tensor | None = None) -> Tensor:
+        """The layer's weight with this update, (out, in) in float32 (float64 stays).
 
         Args:
-            weight: The weight (out, in) that it is added to; only DoRA looks at it.
+            weight: The weight (out, in), to which other updates may have been applied before.
             strength: As `set_adapters` takes it: the low-rank part is scaled by it, with DoRA before the division.
+            original: The weight without other updates, whose changed rows DoRA measures; `weight` if None.
         """
         product = strength * self.product()
+        changed = widened(weight) + product
         if self.magnitude is None:
-            return product
-        weight = weight.float()
-        changed = weight + product
-        return changed * (self.magnitude.float() / changed.norm(dim=1))[:, None] - weight
+            return changed
+        measured = changed if original is None else widened(original) + product
+        return changed * (self.magnitude.float() / measured.norm(dim=1))[:, None]
 
     def bias_update(self, strength: float = 1.0) -> Tensor:
         """What is added to the layer's bias, (out,) in float32; only where `bias` is given."""

@@ -18,7 +18,7 @@ from ..tensors import INDEX_ENDING, PICKLES, SafetensorsFile, ShardedFiles, Tens
 from ..writing import PlannedTensor, Progress, new_folder, write_safetensors
 from .checkpoints import OpenTransformer, open_transformer
 from .files import read_lora
-from .layers import Lora
+from .layers import Lora, widened
 from .report import LoraReport, check_effect, describe_lora, fitted
 
 NOTE = "merged_loras"
@@ -55,8 +55,8 @@ def merge_loras(
     """Write a copy of a checkpoint with LoRAs added to its transformer.
 
     Memory holds the LoRAs and one tensor at a time. Sums are made in float32 and rounded to the checkpoint's dtype.
-    Every LoRA is applied to the original weights, so that their order doesn't matter; this and the meaning of the
-    weights are those of `set_adapters`.
+    The weights mean what they mean for `set_adapters`, and the result is what PEFT computes with the adapters in that
+    order; the order matters only where there is DoRA.
 
     Args:
         checkpoint: A single safetensors file, the transformer's folder, or a pipeline's folder, in any layout.
@@ -121,19 +121,18 @@ class _Changes:
 
     def apply(self, name: str, parameter: Tensor) -> Tensor:
         """The changed parameter, in the dtype of the given one."""
-        wide = parameter.to(torch.promote_types(parameter.dtype, torch.float32))
+        original = widened(parameter)
         layer_name, _, kind = name.rpartition(".")
-        change = torch.zeros_like(wide)
+        exact = original
         for lora, strength in self._loras:
             layer = lora.layers.get(layer_name)
             if layer is not None and kind == "weight":
-                change += layer.update(wide, strength)
+                exact = layer.applied(exact, strength, original)
             if layer is not None and kind == "bias" and layer.bias is not None:
-                change += layer.bias_update(strength)
+                exact = exact + layer.bias_update(strength)
             if name in lora.differences:
-                change += strength * lora.differences[name]
-        self._change += change.norm().item() ** 2
-        exact = wide + change
+                exact = exact + strength * lora.differences[name].float()
+        self._change += (exact - original).norm().item() ** 2
         rounded = exact.to(parameter.dtype)
         if not torch.isfinite(rounded).all():
             raise CheckpointError(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ...errors import InputError
-from .layers import Lora, LoraLayer
+from .layers import Lora, LoraLayer, widened
 from .names import block_of, block_order
 
 Weights = Callable[[str], Tensor]
@@ -26,7 +26,7 @@ class LoraReport:
 
     Attributes:
         format: The format that it was read from.
-        matched: Keys that are used.
+        matched: Keys that are used; names of layers and parameters where there was no file.
         unmatched: Keys that aren't, and why.
         norms: Norm of the change of each block ("transformer_blocks.0", ..., "outside the blocks").
         relative: The same over the norm of the weights that are changed; None if these weren't given.
@@ -84,7 +84,7 @@ def fitted(lora: Lora, shapes: Mapping[str, tuple[int, ...]], *, differences: bo
         if reason is None:
             layers[name] = layer
         else:
-            unmatched |= dict.fromkeys(layer.keys or [name], f"{name}: {reason}")
+            unmatched |= dict.fromkeys(layer.keys or (name,), reason)
     for name, difference in lora.differences.items():
         reason = _misfit(shapes.get(name), tuple(difference.shape))
         if reason is None and not differences:
@@ -117,7 +117,8 @@ def describe_lora(lora: Lora, weights: Weights | None = None) -> LoraReport:
     blocks = sorted(squares, key=block_order)
     return LoraReport(
         format=lora.format,
-        matched=tuple(key for layer in lora.layers.values() for key in layer.keys) + tuple(lora.differences),
+        matched=tuple(key for name, layer in lora.layers.items() for key in layer.keys or (name,))
+        + tuple(lora.differences),
         unmatched=dict(lora.unmatched),
         norms={block: math.sqrt(squares[block]) for block in blocks},
         relative=None
@@ -155,7 +156,7 @@ def check_effect(report: LoraReport, source: str = "this LoRA") -> None:
 
 def _squared_change(layer: LoraLayer, weight: Tensor | None) -> float:
     if layer.magnitude is not None and weight is not None:
-        return layer.update(weight).norm().item() ** 2
+        return (layer.applied(weight) - widened(weight)).norm().item() ** 2
     of_bias = 0.0 if layer.bias is None else layer.bias_update().norm().item() ** 2
     return layer.norm**2 + of_bias
 
