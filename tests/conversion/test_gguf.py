@@ -112,7 +112,7 @@ def test_a_transformer_is_dequantised(path, model):
 
 
 def test_diffusers_quantiser_keeps_the_blocks(path):
-    """The same numbers as dequantised, with the matrices as they are in the file."""
+    """The same numbers as dequantised, with the matrices as they are in the file; its products are in fp16."""
     from diffusers import GGUFQuantizationConfig
     from diffusers.quantizers.gguf.utils import GGUFParameter
 
@@ -123,7 +123,7 @@ def test_diffusers_quantiser_keeps_the_blocks(path):
     assert weight.dtype == torch.uint8
     assert kept.scale_shift_table.dtype == torch.float32
     plain = LTXTransformer3DModel.from_single_file(path, version="0.9.6-dev", dtype=torch.float32)
-    torch.testing.assert_close(output(kept), output(plain))
+    assert (output(kept) - output(plain)).norm() < 2e-3 * output(plain).norm()
 
 
 def test_what_isn_t_gguf_can_t_be_kept_as_gguf(tmp_path, model):
