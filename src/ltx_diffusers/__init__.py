@@ -16,6 +16,7 @@ _HOMES = {
     "LTXFlowMatchScheduler": "ltx_diffusers.schedulers.flow_match",
     "LTXImageToVideoPipeline": "ltx_diffusers.pipelines.pipeline_ltx_image2video",
     "LTXLatentUpsampler": "ltx_diffusers.models.upsamplers.latent_upsampler_ltx",
+    "LTXLatentUpsamplePipeline": "ltx_diffusers.pipelines.pipeline_ltx_latent_upsample",
     "LTXPipeline": "ltx_diffusers.pipelines.pipeline_ltx",
     "LTXTransformer3DModel": "ltx_diffusers.models.transformers.transformer_ltx",
     "ReferenceVideo": "ltx_diffusers.pipelines.media",

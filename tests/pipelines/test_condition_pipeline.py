@@ -66,6 +66,11 @@ def run(pipeline: LTXConditionPipeline, *seeds: int, **changes) -> torch.Tensor:
     return pipeline(**(CALL | changes), generator=seeded(*(seeds or (0,)))).frames
 
 
+def unpacked(tokens: torch.Tensor) -> torch.Tensor:
+    """The other pipelines give tokens, as Diffusers'."""
+    return unpack_latents(tokens, *LATENTS)
+
+
 def mixture() -> list:
     return [
         VideoCondition(image=pictures(1)[0]),
@@ -79,7 +84,7 @@ def mixture() -> list:
 def test_without_conditions_it_is_text_to_video(pipeline, components):
     text = LTXPipeline(**components)
     text.set_progress_bar_config(disable=True)
-    assert torch.equal(run(pipeline), text(**CALL, generator=seeded(0)).frames)
+    assert torch.equal(run(pipeline), unpacked(text(**CALL, generator=seeded(0)).frames))
 
 
 @pytest.mark.parametrize("form", ["conditions", "image", "diffusers"])
@@ -92,7 +97,7 @@ def test_a_picture_at_the_start_is_image_to_video(pipeline, components, form):
         "image": {"image": picture},
         "diffusers": {"conditions": [LTXVideoCondition(image=picture)]},
     }[form]
-    expected = image(image=picture, **CALL, generator=seeded(0)).frames
+    expected = unpacked(image(image=picture, **CALL, generator=seeded(0)).frames)
     assert torch.equal(run(pipeline, **given, image_cond_noise_scale=0.0), expected)
     assert not torch.allclose(run(pipeline, **given), expected, atol=1e-3)
 
@@ -145,7 +150,7 @@ def test_what_a_region_keeps_stays(pipeline, certain):
     video, keep = pictures(FRAMES), np.ones((FRAMES, HEIGHT, WIDTH), bool)
     keep[9:25, :32] = False
     given = RegionOfVideo(video, keep)
-    latents = unpack_latents(run(pipeline, conditions=given, image_cond_noise_scale=0.0), *LATENTS)
+    latents = run(pipeline, conditions=given, image_cond_noise_scale=0.0)
     expected = encoded(pipeline, video)
     kept = torch.ones(LATENTS, dtype=torch.bool)
     kept[2:4, 0] = False
@@ -163,10 +168,7 @@ def test_a_clip_at_the_end_ends_there(pipeline):
 def test_a_placed_picture_leaves_the_rest_free(pipeline, certain):
     """It covers columns 1 and 2; column 1 is its border inside the canvas and left free."""
     placed = VideoCondition(image=pictures(1, 5, 64, 64)[0], place=(32, 0))
-    first, second = (
-        unpack_latents(run(pipeline, seed, conditions=placed, image_cond_noise_scale=0.0), *LATENTS)[0]
-        for seed in (0, 1)
-    )
+    first, second = (run(pipeline, seed, conditions=placed, image_cond_noise_scale=0.0)[0] for seed in (0, 1))
     given = torch.zeros(LATENTS, dtype=torch.bool)
     given[0, :, 2] = True
     assert torch.equal(first[:, given], second[:, given])
@@ -193,8 +195,8 @@ def test_initial_latents_are_noised_to_the_first_level(pipeline):
 
     result = run(pipeline, initial_latents=latents, skip_initial_inference_steps=3, callback_on_step_end=look)
     assert seen == [pipeline.scheduler.timesteps[-1].item()] and len(seen) == 1
-    near = (unpack_latents(result, *LATENTS) - latents).abs().mean()
-    assert near < (unpack_latents(run(pipeline), *LATENTS) - latents).abs().mean()
+    near = (result - latents).abs().mean()
+    assert near < (run(pipeline) - latents).abs().mean()
     by_strength = run(pipeline, initial_latents=latents, denoise_strength=0.25)
     assert torch.equal(by_strength, result)
 

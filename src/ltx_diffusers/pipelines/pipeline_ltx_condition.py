@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,14 +13,16 @@ from torch import Tensor
 from ..denoising.conditions import Condition
 from ..denoising.guidance import Guidance, GuidanceByLevel
 from ..denoising.samplers import Sampler, samplers
-from ..denoising.state import check_strength_rule
+from ..denoising.state import TokenState, check_strength_rule, target_latents
 from ..errors import InputError
-from ..functional.latents import unpack_latents
+from ..functional.latents import pack_latents, unpack_latents
 from ..geometry import VideoSize
+from ..models.transformers.transformer_ltx import LTXTransformer3DModel
 from .base import LTXPipelineBase
 from .images import encode_frames, split_images
 from .media import Given, VideoCondition, checked_conditions, structure, video_pixels
 from .media_encoding import build_conditions
+from .presets import Preset, get_preset, preset_of
 from .request import Request
 
 
@@ -81,6 +83,7 @@ class LTXConditionPipeline(LTXPipelineBase):
         tone_map_compression: float = 0.0,
         skip_initial_inference_steps: int = 0,
         skip_final_inference_steps: int = 0,
+        preset: str | Preset | None = "auto",
     ) -> LTXPipelineOutput | tuple:
         """Generate videos.
 
@@ -98,7 +101,7 @@ class LTXConditionPipeline(LTXPipelineBase):
             image_cond_noise_scale: Noise on tokens of full strength before each step, against videos that stand
                 still; see `denoising.state.renoised`.
             latents: Noise as tokens (B, L, C); with a `denoise_strength` below 1, clean latents instead, as in
-                Diffusers.
+                Diffusers. (B, C, F, H, W) will do as well.
             initial_video: A video of the same size and length to start from, for all prompts.
             initial_latents: The same as normalised latents (B or 1, C, F, H, W).
             strength_rule: What strengths between 0 and 1 mean: "official" or "proportional"; see `TokenState`.
@@ -107,14 +110,47 @@ class LTXConditionPipeline(LTXPipelineBase):
             tone_map_compression: Presses down large latents before decoding, 0 to 1.
             skip_initial_inference_steps: Steps of the schedule left out at its start; needs something to start from.
             skip_final_inference_steps: Steps left out at its end; the last one left goes to 0.
+            preset: Settings for guidance and steps where no argument says them: a `Preset`, its name in
+                `pipelines.presets.PRESETS`, "auto" for that of the loaded model if it is a released one, or None.
 
         Returns:
-            The videos as `.frames`, or in a tuple.
+            The videos as `.frames`, or in a tuple; for "latent" normalised latents (B, C, F, H, W), as in Diffusers.
 
         Raises:
             InputError: If an argument can't be used; before anything is computed.
         """
         return self._generate(Request.from_call(locals()))
+
+    def _prepared(self, request: Request) -> Request:
+        if request.latents is not None and request.latents.ndim == 5:
+            request = request.replaced(latents=pack_latents(request.latents))
+        return super()._prepared(self._with_preset(request))
+
+    def _with_preset(self, request: Request) -> Request:
+        """The request with the preset's settings where the caller gave none."""
+        preset = request.preset
+        if isinstance(preset, str):
+            configs = self.transformer.config, self.scheduler.config
+            preset = preset_of(*configs) if preset == "auto" else get_preset(preset)
+        if preset is None:
+            return request
+        settings = preset.single.arguments()
+        if request.guidance is not None or request.guidance_scale is not None:
+            del settings["guidance"]
+        steps = (
+            "num_inference_steps",
+            "sigmas",
+            "skip_initial_inference_steps",
+            "skip_final_inference_steps",
+        )
+        if any(getattr(request, name) for name in (*steps, "timesteps")):
+            settings = {name: value for name, value in settings.items() if name not in steps}
+        if request.tone_map_compression:
+            del settings["tone_map_compression"]
+        return request.replaced(**settings)
+
+    def _output(self, request: Request, state: TokenState) -> Any:
+        return target_latents(state) if request.output_type == "latent" else super()._output(request, state)
 
     def _check(self, request: Request) -> None:
         super()._check(request)
@@ -128,9 +164,7 @@ class LTXConditionPipeline(LTXPipelineBase):
         if not 0 <= request.image_cond_noise_scale < float("inf"):
             raise InputError("image_cond_noise_scale must be at least 0", got=request.image_cond_noise_scale)
         if request.guidance is not None:
-            for run in request.guidance.all_passes():
-                if run.perturbation is not None:
-                    run.perturbation.check_depth(len(self.transformer.transformer_blocks))
+            self._check_perturbations(request.guidance)
         if request.initial_video is not None:
             size = VideoSize(request.num_frames, request.height, request.width)
             if len(split_images(request.initial_video)) != size.frames:
@@ -151,12 +185,29 @@ class LTXConditionPipeline(LTXPipelineBase):
                     expected=f"(1 or {request.num_videos}, *{shape})",
                 )
 
+    def _check_perturbations(self, guidance: Guidance | GuidanceByLevel) -> None:
+        for run in guidance.all_passes():
+            if run.perturbation is None:
+                continue
+            if not isinstance(self.transformer, LTXTransformer3DModel):
+                raise InputError(
+                    "guidance that perturbs attention needs our transformer",
+                    got=type(self.transformer).__name__,
+                    expected="LTXTransformer3DModel",
+                )
+            run.perturbation.check_depth(len(self.transformer.transformer_blocks))
+
     def _given(self, request: Request) -> list[list[Given]]:
         """Checked conditions: one list for all prompts, or one for each."""
         size = VideoSize(request.num_frames, request.height, request.width)
         per_prompt = [
-            checked_conditions(entries, size, self.ratios) for entries in _listed_conditions(request)
+            checked_conditions(entries, size, self.ratios) for entries in listed_conditions(vars(request))
         ]
+        if len(per_prompt) not in (1, request.num_prompts):
+            raise InputError(
+                "conditions must be one list for all prompts or one for each",
+                got=f"{len(per_prompt)} lists for {request.num_prompts} prompts",
+            )
         if len({structure(entries) for entries in per_prompt}) > 1:
             raise InputError(
                 "the prompts of one call need conditions of the same kinds, frames and sizes",
@@ -188,38 +239,33 @@ class LTXConditionPipeline(LTXPipelineBase):
         return None
 
 
-def _listed_conditions(request: Request) -> list[list[Any]]:
+def listed_conditions(call: Mapping[str, Any]) -> list[list[Any]]:
     """The caller's conditions: one list for all prompts, or one for each.
+
+    Args:
+        call: Arguments of a call.
 
     Raises:
         InputError: If both forms are given, or numbers don't fit.
     """
-    short = request.image is not None or request.video is not None
-    if request.conditions is not None:
-        if short:
+    given, image, video = (call.get(name) for name in ("conditions", "image", "video"))
+    if given is not None:
+        if image is not None or video is not None:
             raise InputError("conditions were given twice", expected="either conditions, or image or video")
-        given = request.conditions
         given = list(given) if isinstance(given, (list, tuple)) else [given]
         if not any(isinstance(entry, (list, tuple)) for entry in given):
             return [given]
-        if len(given) != request.num_prompts or not all(isinstance(entry, (list, tuple)) for entry in given):
-            raise InputError(
-                "conditions must be one list for all prompts or one for each",
-                got=f"{len(given)} lists for {request.num_prompts} prompts",
-            )
+        if not all(isinstance(entry, (list, tuple)) for entry in given):
+            raise InputError("conditions must be one list for all prompts or a list for each")
         return [list(entries) for entries in given]
-    if not short:
+    if image is None and video is None:
         return [[]]
-    if request.image is not None and request.video is not None:
+    if image is not None and video is not None:
         raise InputError("both image and video were given", fix="pass conditions")
-    media = (
-        [{"video": request.video}]
-        if request.image is None
-        else [{"image": picture} for picture in split_images(request.image)]
-    )
+    media = [{"video": video}] if image is None else [{"image": picture} for picture in split_images(image)]
     frames, strengths = (
         value if isinstance(value, (list, tuple)) else [value] * len(media)
-        for value in (request.frame_index, request.strength)
+        for value in (call.get("frame_index", 0), call.get("strength", 1.0))
     )
     if len(frames) != len(media) or len(strengths) != len(media):
         raise InputError(

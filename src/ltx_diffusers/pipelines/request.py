@@ -73,6 +73,7 @@ class Request:
     tone_map_compression: float = 0.0
     skip_initial_inference_steps: int = 0
     skip_final_inference_steps: int = 0
+    preset: Any = None
 
     @classmethod
     def from_call(cls, arguments: Mapping[str, Any]) -> Request:
