@@ -20,6 +20,7 @@ from ltx_diffusers.conversion.lora.files import (
     write_lora,
 )
 from ltx_diffusers.conversion.lora.formats import to_tensors
+from ltx_diffusers.conversion.tensors import SafetensorsFile
 from ltx_diffusers.errors import CheckpointError, InputError
 
 TENSORS = {
@@ -131,6 +132,15 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         read_lora(path)
     with pytest.raises(CheckpointError, match="there is no file"):
         read_lora(tmp_path / "none.safetensors")
+
+
+def test_a_checkpoint_that_is_no_lora_is_recognised_without_loading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"model.diffusion_model.patchify_proj.weight": torch.ones(4, 4)}, tmp_path / "x.safetensors")
+    monkeypatch.setattr(SafetensorsFile, "load", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(CheckpointError, match="copy of the model's own parameter"):
+        read_lora(tmp_path / "x.safetensors")
 
 
 def test_targets(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, InputError
-from ..tensors import PICKLES, open_tensors
+from ..tensors import PICKLES, TensorSource, open_tensors
 from ..writing import PlannedTensor, new_folder, write_json, write_safetensors
 from .adapter_config import AdapterConfig, peft_settings
 from .formats import check_format, from_tensors, to_tensors
@@ -92,7 +92,23 @@ def read_lora(
         path = find_lora_file(path, weight_name)
     with open_tensors(path, allow_pickle=allow_pickle) as file:
         config = _config_of(path, file.metadata)
-        return from_tensors({name: file.load(name) for name in file.names()}, config, str(path))
+        return from_tensors(_LoadedWhenAsked(file), config, str(path))
+
+
+class _LoadedWhenAsked(Mapping):
+    """A file's tensors; a large checkpoint that is no LoRA is recognised without loading it."""
+
+    def __init__(self, file: TensorSource) -> None:
+        self._file = file
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file.load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.names())
+
+    def __len__(self) -> int:
+        return len(self._file.names())
 
 
 def write_lora(

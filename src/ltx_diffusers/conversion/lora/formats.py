@@ -14,9 +14,10 @@ the first two and `dora_scale` in the others; biases are `lora_B.bias`, and `dif
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -93,7 +94,7 @@ def from_tensors(
     """A LoRA from the tensors of a file of any format.
 
     Args:
-        tensors: By key.
+        tensors: By key; what can't be used isn't looked at, so that a mapping may load them when asked.
         config: PEFT's description, where the file has one.
         source: The file, for messages.
 
@@ -101,34 +102,24 @@ def from_tensors(
         CheckpointError: If no key is a LoRA of an LTX-Video transformer, two keys mean the same, or numbers aren't
             finite.
     """
-    tensors = _without_adapter_name(tensors, source)
     found = _sort(tensors, source)
-    layers = {}
+    layers, differences = {}, {}
     for name, keys in found.parts.items():
-        built = _build(
-            {part: tensors[key] for part, key in keys.items()},
-            tuple(keys.values()),
-            config,
-            found.paths[name],
-        )
+        parts = {part: tensors[key] for part, key in keys.items()}
+        built = _build(parts, tuple(keys.values()), config, found.paths[name])
         if isinstance(built, LoraLayer):
             layers[name] = built
         else:
             found.unmatched.update(dict.fromkeys(keys.values(), built))
-    if not layers and not found.differences:
+    for name, key in found.differences.items():
+        differences[name] = _floating(tensors[key])
+    if not layers and not differences:
         examples = [f"{key} ({reason})" for key, reason in found.unmatched.items()]
         raise CheckpointError(
             f"{source} is no LoRA of an LTX-Video transformer", got="; ".join(examples[:3]) or "no tensors"
         )
-    for key in [*found.differences.values(), *(key for layer in layers.values() for key in layer.keys)]:
-        if not torch.isfinite(_floating(tensors[key])).all():
-            raise CheckpointError(f"{source} is damaged: NaN or infinite numbers", got=key)
-    lora = Lora(
-        layers,
-        differences={name: _floating(tensors[key]) for name, key in found.differences.items()},
-        unmatched=found.unmatched,
-        format=found.formats.most_common(1)[0][0],
-    )
+    _check_finite(layers, differences, source)
+    lora = Lora(layers, differences, found.unmatched, found.formats.most_common(1)[0][0])
     return _with_biases_in_layers(lora)
 
 
@@ -157,10 +148,15 @@ class _Found:
     formats: Counter[str] = field(default_factory=Counter)
 
 
-def _sort(keys: Iterable[str], source: str) -> _Found:
+def _sort(keys: Collection[str], source: str) -> _Found:
+    adapters = {named[2] for key in keys if (named := _ADAPTER_NAME.search(key))}
+    if len(adapters) > 1:
+        raise CheckpointError(
+            f"{source} holds several adapters", got=", ".join(sorted(adapters)), expected="one"
+        )
     found = _Found()
     for key in keys:
-        place = _place(key)
+        place = _place(_ADAPTER_NAME.sub(r".\1\3", key))
         if isinstance(place, str):
             found.unmatched[key] = place
             continue
@@ -220,20 +216,6 @@ def _comfy_tensors(lora: Lora, kohya: bool) -> dict[str, Tensor]:
     return tensors
 
 
-def _without_adapter_name(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Keys without the name of a PEFT adapter in them.
-
-    Raises:
-        CheckpointError: If there are several adapters.
-    """
-    names = {match[2] for key in tensors if (match := _ADAPTER_NAME.search(key))}
-    if len(names) > 1:
-        raise CheckpointError(
-            f"{source} holds several adapters", got=", ".join(sorted(names)), expected="one"
-        )
-    return {_ADAPTER_NAME.sub(r".\1\3", key): tensor for key, tensor in tensors.items()}
-
-
 def _place(key: str) -> _Place | str:
     """What a key stands for, or why it can't be used."""
     if key.startswith(_TEXT_ENCODER):
@@ -290,6 +272,15 @@ def _build(
         None if bias is None else _floating(bias),
         keys,
     )
+
+
+def _check_finite(layers: Mapping[str, LoraLayer], differences: Mapping[str, Tensor], source: str) -> None:
+    for name, layer in layers.items():
+        if not (math.isfinite(layer.alpha) and all(torch.isfinite(tensor).all() for tensor in layer.tensors)):
+            raise CheckpointError(f"{source} is damaged: NaN or infinite numbers", got=name)
+    for name, difference in differences.items():
+        if not torch.isfinite(difference).all():
+            raise CheckpointError(f"{source} is damaged: NaN or infinite numbers", got=name)
 
 
 def _floating(tensor: Tensor) -> Tensor:
