@@ -6,8 +6,9 @@ import pytest
 import torch
 from helpers.autoencoders import noise_levels, tiny_autoencoder
 from helpers.transformers import TINY, on_grid, tiny_inputs
+from tiny import tiny_components
 
-from ltx_diffusers import LTXTransformer3DModel
+from ltx_diffusers import LTXImageToVideoPipeline, LTXPipeline, LTXTransformer3DModel
 
 
 class Graphs:
@@ -33,9 +34,9 @@ def model() -> LTXTransformer3DModel:
     return LTXTransformer3DModel(**TINY, causal_temporal_positioning=True).eval()
 
 
-@pytest.mark.parametrize("timesteps", ["per sample", "per token"])
-def test_the_transformer_is_one_graph(model, timesteps):
-    inputs = {**tiny_inputs(timesteps), **on_grid()}
+def test_the_transformer_is_one_graph(model):
+    """With coordinates computed in it, and a timestep for each token."""
+    inputs = {**tiny_inputs("per token"), **on_grid()}
     graphs = Graphs()
     compiled = torch.compile(model, backend=graphs, fullgraph=True)
     with torch.no_grad():
@@ -57,10 +58,29 @@ def test_repeated_blocks_are_compiled_once(model):
     assert graphs.count == 1
 
 
-@pytest.mark.parametrize("version", ["0.9.0", "0.9.5"])
-def test_both_halves_of_the_vae_are_one_graph_each(version):
-    vae = tiny_autoencoder(version)
-    video, levels = torch.rand(1, 3, 9, 64, 64) * 2 - 1, noise_levels(version, 1)
+@pytest.mark.parametrize("kind", [LTXPipeline, LTXImageToVideoPipeline])
+def test_a_pipeline_compiles_its_transformer_once(kind):
+    """Neither another step nor another call needs another graph."""
+    pipeline = kind(**tiny_components(causal=True))
+    pipeline.set_progress_bar_config(disable=True)
+    call = {"prompt": "a", "height": 64, "width": 64, "num_frames": 9, "output_type": "latent"}
+    if kind is LTXImageToVideoPipeline:
+        call["image"] = torch.rand(3, 64, 64)
+
+    def video(steps: int) -> torch.Tensor:
+        return pipeline(**call, num_inference_steps=steps, generator=torch.Generator().manual_seed(0)).frames
+
+    expected = video(3)
+    graphs = Graphs()
+    pipeline.transformer.compile(backend=graphs, fullgraph=True)
+    torch.testing.assert_close(video(3), expected)
+    video(2)
+    assert graphs.count == 1
+
+
+def test_both_halves_of_the_vae_are_one_graph_each():
+    vae = tiny_autoencoder("0.9.5")
+    video, levels = torch.rand(1, 3, 9, 64, 64) * 2 - 1, noise_levels("0.9.5", 1)
     with torch.no_grad():
         latents = vae.encode(video).latent_dist.mode()
         expected = vae.decode(latents, levels).sample
