@@ -137,7 +137,7 @@ def _diffusers(name: str, prompt: str, settings: Mapping[str, Mapping[str, Any]]
     return (
         f"import torch\nfrom diffusers import {pipeline}\nfrom diffusers.utils import export_to_video\n\n"
         + _DEVICE
-        + f"pipe = {pipeline}.from_pretrained({name}, torch_dtype=dtype).to(device)\n"
+        + f"pipe = {pipeline}.from_pretrained({name}, dtype=dtype).to(device)\n"
         + f'video = pipe(\n    prompt={prompt},\n    negative_prompt="",\n{lines}'
         + "    generator=torch.Generator().manual_seed(0),\n).frames[0]\n"
         + f'export_to_video(video, "video.mp4", fps={int(rate)})\n'
@@ -152,7 +152,7 @@ def _component(contents: Contents, layout: str, name: str) -> str:
     place = "diffusers.pipelines.ltx" if class_name == "LTXLatentUpsamplerModel" else library
     code = f"import torch\nfrom {place} import {class_name}\n\n"
     load = "from_single_file" if layout == OFFICIAL else "from_pretrained"
-    code += _DEVICE + f"model = {class_name}.{load}({name}, torch_dtype=dtype).to(device)\n"
+    code += _DEVICE + f"model = {class_name}.{load}({name}, dtype=dtype).to(device)\n"
     if contents.part == "vae":
         code += (
             "video = torch.zeros(1, 3, 9, 64, 64, device=device, dtype=dtype)"
