@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,8 @@ def test_auto_model(saved, name, alone):
     model = diffusers.AutoModel.from_pretrained(place[0], **place[1])
     assert type(model) is OWN[name]
     assert_same_weights(model, getattr(pipeline, name))
+    fresh = diffusers.AutoModel.from_config(json.loads((folder / name / "config.json").read_text()))
+    assert type(fresh) is OWN[name]
 
 
 def test_diffusion_pipeline(saved):
