@@ -187,7 +187,7 @@ def load_vae(
 
     try:
         return (
-            AutoencoderKLLTX.from_pretrained(source, subfolder=subfolder, torch_dtype=dtype).to(device).eval()
+            AutoencoderKLLTX.from_pretrained(source, subfolder=subfolder, dtype=dtype).to(device).eval()
         )
     except Exception as error:
         raise _unloadable(source, error) from error

@@ -186,7 +186,7 @@ class TransformerTask:
             transformer = build(LTXTransformer3DModel, config.model, "model")
         else:
             pipeline = load_part(
-                LTXPipeline, config.initial_weights, "initial_weights", torch_dtype=torch.float32
+                LTXPipeline, config.initial_weights, "initial_weights", dtype=torch.float32
             )
             self.tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
             transformer = pipeline.transformer
