@@ -22,7 +22,6 @@ from helpers.loras import (
 )
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
-from tiny import tiny_components
 
 from ltx_diffusers import LTXImageToVideoPipeline, LTXPipeline
 from ltx_diffusers.conversion.lora.files import read_lora, write_lora
@@ -285,9 +284,50 @@ def test_a_lora_for_fused_projections_is_refused(one: tuple[Path, torch.Tensor])
     assert largest_error(output(pipe.transformer), one[1]) < ROUNDING
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_saved_from_a_model_is_what_it_had(kind: str, tmp_path: Path) -> None:
-    model = adapted_transformer(kind, name="style")
+@pytest.mark.parametrize("kind", ["patterns", "bias"])
+def test_a_lora_keeps_its_precision_under_layerwise_casting(kind: str, tmp_path: Path) -> None:
+    path, _ = saved(tmp_path / "x", kind)
+    outputs = []
+    for lora_first in (True, False):
+        pipe = pipeline()
+        if lora_first:
+            pipe.load_lora_weights(path)
+        pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32, ("norm", "lora_"))
+        if not lora_first:
+            pipe.load_lora_weights(path)
+        outputs.append(output(pipe.transformer))
+    assert largest_error(outputs[1], outputs[0]) < ROUNDING
+    with pytest.raises(InputError, match="lost in the rounding of 8-bit weights"):
+        pipe.fuse_lora()
+    assert largest_error(output(pipe.transformer), outputs[0]) < ROUNDING
+    with pytest.raises(InputError, match="PEFT's DoRA can't compute"):
+        pipe.load_lora_weights(saved(tmp_path / "dora", "dora")[0])
+
+
+@pytest.mark.slow
+def test_swapping_needs_no_new_compilation(tmp_path: Path) -> None:
+    compilations = []
+
+    def backend(module: torch.fx.GraphModule, inputs: list) -> object:
+        compilations.append(inputs)
+        return module.forward
+
+    pipe = pipeline()
+    pipe.enable_lora_hotswap(target_rank=6)
+    first, second = saved(tmp_path / "first"), saved(tmp_path / "second", "patterns", seed=2)
+    pipe.load_lora_weights(first[0], "style")
+    torch._dynamo.reset()
+    pipe.transformer.compile(backend=backend)
+    assert largest_error(output(pipe.transformer), first[1]) < ROUNDING
+    count = len(compilations)
+    assert count
+    pipe.load_lora_weights(second[0], "style", hotswap=True)
+    assert largest_error(output(pipe.transformer), second[1]) < ROUNDING
+    assert len(compilations) == count
+
+
+def test_what_is_saved_from_a_model_is_what_it_had(tmp_path: Path) -> None:
+    model = adapted_transformer("patterns", name="style")
     for format in ("diffusers", "peft", "comfy", "kohya"):
         path = LTXPipeline.save_lora_weights(tmp_path / format, model, adapter_name="style", format=format)
         pipe = pipeline()
@@ -387,7 +427,7 @@ class TestAgainstDiffusers:
 
     @pytest.fixture
     def theirs(self) -> diffusers.LTXPipeline:
-        return diffusers.LTXPipeline(**{**tiny_components(ours=False), "transformer": in_tree_transformer()})
+        return pipeline(diffusers.LTXPipeline, in_tree_transformer())
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_it_reads_what_we_save(self, kind: str, theirs: diffusers.LTXPipeline, tmp_path: Path) -> None:

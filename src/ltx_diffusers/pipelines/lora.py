@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from diffusers.loaders import LTXVideoLoraLoaderMixin
+from diffusers.utils import get_adapter_name
 from torch import Tensor, nn
 
 from ..conversion.lora.adapter_config import peft_settings
@@ -29,8 +30,10 @@ from ..conversion.lora.peft_model import (
     extract_adapter,
     for_swapping,
     fused_adapters,
+    is_8_bit_float,
     linear_shapes,
     lora_modules,
+    restore_numbers,
     set_scales,
 )
 from ..conversion.lora.report import LoraReport, check_effect, describe_lora, fitted
@@ -99,6 +102,7 @@ class LTXLoraMixin(LTXVideoLoraLoaderMixin):
         report = describe_lora(lora)
         check_effect(report, "the LoRA" if isinstance(source, Mapping) else str(source))
         self._check_layers(lora, adapter_name, hotswap)
+        adapter_name = adapter_name or get_adapter_name(transformer)
         settings, tensors = peft_settings(lora), to_tensors(lora, "diffusers")
         if hotswap:  # PEFT wants equal patterns and dropouts; scales are set below, and nothing is trained
             current = transformer.peft_config[adapter_name]
@@ -118,6 +122,8 @@ class LTXLoraMixin(LTXVideoLoraLoaderMixin):
             set_scales(transformer, adapter_name, lora)
             for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern"):
                 setattr(current, name, peft_settings(lora)[name])
+        else:
+            restore_numbers(transformer, adapter_name, lora, transformer.dtype)
         if report.unmatched:
             logger.warning("A part of the LoRA isn't used. %s", report)
         return report
@@ -206,6 +212,7 @@ class LTXLoraMixin(LTXVideoLoraLoaderMixin):
         names = self.get_active_adapters() if adapter_names is None else list(adapter_names)
         self._check_adapters(names)
         self._check_not_fused("fuse more")
+        self._check_can_be_fused()
         modules = [(module, name) for _, module in lora_modules(self.transformer) for name in names]
         before = [(module, name, module.scaling[name]) for module, name in modules if name in module.scaling]
         for module, name, scale in before:
@@ -284,6 +291,11 @@ class LTXLoraMixin(LTXVideoLoraLoaderMixin):
                     f"the projections of {name} are fused, so that this LoRA would have no effect on them",
                     fix="call pipe.transformer.unfuse_qkv_projections() first",
                 )
+        if lora.uses_dora and any(_is_cast(self.transformer.get_submodule(name)) for name in lora.layers):
+            raise InputError(
+                "PEFT's DoRA can't compute with layers under layerwise casting",
+                fix="load the model in bfloat16, or merge the LoRA into its checkpoint (ltx-diffusers lora merge)",
+            )
         if not hotswap:
             return
         present = {name for name, _ in lora_modules(self.transformer, adapter_name)}
@@ -312,6 +324,15 @@ class LTXLoraMixin(LTXVideoLoraLoaderMixin):
                 fix=None if known else "call load_lora_weights first",
             )
 
+    def _check_can_be_fused(self) -> None:
+        for name, module in lora_modules(self.transformer):
+            if _is_cast(module):
+                raise InputError(
+                    "a LoRA would be lost in the rounding of 8-bit weights",
+                    got=f"{name} under layerwise casting",
+                    fix="load the model in bfloat16 to fuse, or leave the LoRA unfused",
+                )
+
     def _check_not_fused(self, action: str) -> None:
         """Layers with a fused adapter run that one only, whatever is loaded or set."""
         fused = fused_adapters(self.transformer)
@@ -338,6 +359,12 @@ def _read(
         )
     path = path / subfolder if subfolder else path
     return read_lora(path, weight_name=weight_name, allow_pickle=allow_pickle)
+
+
+def _is_cast(layer: nn.Module) -> bool:
+    """Whether a linear layer, with adapters or without, stores float8 numbers."""
+    layer = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
+    return is_8_bit_float(layer.weight)
 
 
 def _with_prefix(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import torch
 from peft.tuners.lora import LoraLayer as PeftLayer
 from torch import Tensor, nn
 
@@ -79,6 +80,35 @@ def for_swapping(model: nn.Module, adapter_name: str, tensors: Mapping[str, Tens
         name: nn.Parameter(tensor.to(present.device, present.dtype, copy=True), requires_grad=False)
         for name, tensor in tensors.items()
     }
+
+
+def is_8_bit_float(tensor: Tensor) -> bool:
+    """Whether these are float8 numbers, which are stored but not computed with."""
+    return tensor.is_floating_point() and tensor.dtype.itemsize == 1
+
+
+def restore_numbers(model: nn.Module, adapter_name: str, lora: Lora, dtype: torch.dtype) -> None:
+    """Give a LoRA's numbers back to an adapter that PEFT rounded to float8, as layers are under layerwise casting.
+
+    Args:
+        model: The model.
+        adapter_name: The adapter that was just loaded.
+        lora: What it was loaded from.
+        dtype: In which the model computes.
+    """
+    for name, module in lora_modules(model, adapter_name):
+        down, up = module.lora_A[adapter_name], module.lora_B[adapter_name]
+        if not is_8_bit_float(down.weight):
+            continue
+        layer = lora.layers[name]
+        pairs = [(down, "weight", layer.down), (up, "weight", layer.up), (up, "bias", layer.bias)]
+        if adapter_name in module.lora_magnitude_vector:
+            pairs.append((module.lora_magnitude_vector[adapter_name], "weight", layer.magnitude))
+        for part, parameter, numbers in pairs:
+            if numbers is not None:
+                setattr(
+                    part, parameter, nn.Parameter(numbers.to(down.weight.device, dtype), requires_grad=False)
+                )
 
 
 def set_scales(model: nn.Module, adapter_name: str, lora: Lora) -> None:
