@@ -111,8 +111,8 @@ def test_the_code_for_a_lora_runs(hub: HubServer, tmp_path: Path, monkeypatch: p
     data = ModelCard(card).data
     assert (data.base_model, data.base_model_relation) == ("ada/base", "adapter")
     assert "lora" in data.tags
-    assert "| r | 2 |" in card
-    assert "| lora_alpha | 8 |" in card
+    assert "| rank | 2 |" in card
+    assert "| alpha | 8 |" in card
     code = code_of(card).replace("    generator=", "    num_inference_steps=1,\n    generator=")
     pipe = run(code, tmp_path, monkeypatch)["pipe"]
     assert pipe.get_active_adapters()

@@ -70,7 +70,8 @@ def test_a_dry_run_shows_files_and_card(
     shown = capsys.readouterr().out
     assert "would be new" in shown
     assert "library_name: diffusers" in shown
-    assert shown.rstrip().endswith("in the diffusers layout; nothing was uploaded (--dry-run)")
+    assert "ada/tiny: a pipeline in the diffusers layout, 11 new files" in shown
+    assert shown.rstrip().endswith("nothing was uploaded (--dry-run)")
     assert not hub.repos
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.hub.contents import check_file_name, describe_files
@@ -45,6 +47,23 @@ IN_TREE = PIPELINE | {
 )  # fmt: skip
 def test_what_files_hold(jsons: dict, tensors: dict, expected: tuple) -> None:
     assert describe(jsons, tensors, "README.md", "LICENSE.txt", ".gitattributes", "samples/a.mp4") == expected
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+config = st.dictionaries(
+    st.sampled_from(["_class_name", "transformer", "vae", "architectures", "model_type", "x"]), anything
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(config, st.sampled_from(["model_index.json", "config.json"]))
+def test_any_json_is_told_without_an_accident(content: dict, name: str) -> None:
+    kind, *_ = describe({name: content}, {})
+    assert kind in ("other", "pipeline", "component")
 
 
 @pytest.mark.parametrize("name", ["a", "vae/config.json", "samples/a b.mp4", "Ünï.md", "a..b/c"])

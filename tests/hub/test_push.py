@@ -10,12 +10,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.hub_server import READER, STRANGER, TOKEN, HubServer
+from helpers.loras import some_lora
 from safetensors.torch import load_file, save_file
 
 from ltx_diffusers import AutoencoderKLLTX, LTXPipeline
+from ltx_diffusers.conversion.lora.files import read_lora, write_lora
 from ltx_diffusers.errors import CheckpointError, HubError, InputError
-from ltx_diffusers.hub import push as push_module
+from ltx_diffusers.hub import prepared
 from ltx_diffusers.hub.facts import CardFacts
+from ltx_diffusers.hub.pull import pull
 from ltx_diffusers.hub.push import push_folder
 from ltx_diffusers.hub.sending import mixed_up
 
@@ -264,6 +267,51 @@ def test_a_data_set_or_a_space_of_that_name(hub: HubServer, model: Path, kind: s
     assert nothing_was_sent(hub)
 
 
+def test_what_is_meant_to_be_private_is_not_shown(hub: HubServer, model: Path) -> None:
+    hub.make_repo("ada/open")
+    with pytest.raises(InputError, match="ada/open is public"):
+        push_folder(model, "ada/open", private=True)
+    with pytest.raises(InputError, match="ada/open is public"):
+        AutoencoderKLLTX.from_pretrained(model / "vae").push_to_hub("ada/open", private=True)
+    assert nothing_was_sent(hub)
+    hub.make_repo("ada/closed", private=True)
+    push_folder(model, "ada/closed", private=True)
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "form"),
+    [
+        (None, "mine.safetensors", "kohya"),
+        ("native", "pytorch_lora_weights.safetensors", "diffusers"),
+        ("diffusers", "pytorch_lora_weights.safetensors", "diffusers"),
+        ("official", "lora.safetensors", "comfy"),
+    ],
+)
+def test_loras_get_the_names_of_their_layout(
+    hub: HubServer, tmp_path: Path, layout: str | None, name: str, form: str
+) -> None:
+    write_lora(some_lora(), tmp_path / "mine" / "mine.safetensors", "kohya")
+    (tmp_path / "mine" / "LICENSE").write_text("mine")
+    upload = push_folder(tmp_path / "mine", "lora", layout=layout, facts=CardFacts(base_model="eve/base"))
+    assert upload.what == "a LoRA"
+    assert set(upload.new) == {"LICENSE", "README.md", name}
+    pull("ada/lora", tmp_path / "got")
+    got = read_lora(tmp_path / "got")
+    assert got.format == form
+    assert {key: (layer.rank, layer.alpha) for key, layer in got.layers.items()} == {
+        key: (layer.rank, layer.alpha) for key, layer in some_lora().layers.items()
+    }
+
+
+def test_a_lora_without_effect_is_not_uploaded(hub: HubServer, tmp_path: Path) -> None:
+    tensors = load_file(write_lora(some_lora(), tmp_path / "lora"))
+    zero = {key: value * ("lora_B" not in key) for key, value in tensors.items()}
+    save_file(zero, tmp_path / "lora" / "pytorch_lora_weights.safetensors")
+    with pytest.raises(InputError, match="would have no effect"):
+        push_folder(tmp_path / "lora", "lora", facts=CardFacts(base_model="eve/base"))
+    assert not hub.requests
+
+
 def test_documents_do_not_make_a_kind(hub: HubServer, model: Path) -> None:
     hub.make_repo("ada/tiny", {"README.md": b"# soon here\n", "LICENSE": b"mine"})
     upload = push_folder(model, "ada/tiny")
@@ -357,14 +405,14 @@ def test_an_official_file_is_converted_on_the_way(hub: HubServer, saved: Path, m
     assert "tiny.safetensors" in files
     assert {"text_encoder/model.safetensors", "tokenizer/tokenizer.json"} <= set(files)
     assert "model_index.json" not in files
-    assert upload.layout == "official"
+    assert upload.what == "official single files"
     assert not list(model.parent.glob(".push-*"))
     again = push_folder(model, "tiny", layout="official")
     assert again.url is None, "the same model gives the same file"
 
 
 def test_no_room_for_the_official_file(hub: HubServer, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(prepared.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(InputError, match="there is no room"):
         push_folder(model, "tiny", layout="official")
     assert nothing_was_sent(hub)

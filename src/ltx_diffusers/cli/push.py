@@ -101,7 +101,7 @@ def _report(upload: Upload, *, dry_run: bool) -> None:
         typer.echo(f"note: {note}")
     if dry_run and upload.card is not None:
         typer.echo(f"\n{upload.card}")
-    what = f"{len(upload.new)} files, {upload.bytes / 1e6:,.2f} MB, in the {upload.layout} layout"
+    what = f"{upload.what}, {len(upload.new)} new files, {upload.bytes / 1e6:,.2f} MB"
     if dry_run:
         typer.echo(f"{upload.repository}: {what}; nothing was uploaded (--dry-run)")
     elif upload.url is None:

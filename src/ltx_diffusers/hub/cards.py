@@ -19,7 +19,7 @@ from .usage import usage
 
 DEFAULT_PROMPT = "A red kite rises over a beach in the evening light, waves roll in, the camera follows it."
 
-_LORA_SETTINGS = ("r", "lora_alpha", "use_dora", "target_modules", "rank_pattern", "alpha_pattern")
+_LORA_SETTINGS = ("rank", "alpha", "layers")
 _IMAGE_TO_VIDEO = "LTXImageToVideoPipeline"
 
 
@@ -196,8 +196,8 @@ def _samples(gathered: Gathered) -> str:
 
 def _parts(folder: ModelFolder, adapters: Mapping[str, Any]) -> str:
     if folder.contents.kind == LORA:
-        rows = [[key, adapters[key]] for key in _LORA_SETTINGS if adapters.get(key) not in (None, {}, False)]
-        return f"## The adapter\n\n{_table(('setting', 'value'), rows)}" if rows else ""
+        rows = [[key, adapters[key]] for key in _LORA_SETTINGS]
+        return f"## The adapter\n\n{_table(('setting', 'value'), rows)}"
     if folder.contents.kind not in (PIPELINE, COMPONENT):
         return ""
     components = inspect_model(str(folder.path)).components

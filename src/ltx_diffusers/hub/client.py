@@ -26,6 +26,7 @@ LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 _LIKE_A_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
+_MAX_JSON_BYTES = 2**24
 _WRITING_ROLES = ("admin", "write", "contributor")
 
 
@@ -51,11 +52,13 @@ class Repository:
     Attributes:
         name: `owner/name`.
         commit: The commit; None if there is no such repository yet.
+        private: Whether only its owner may read it.
         files: Its files by path.
     """
 
     name: str
     commit: str | None
+    private: bool
     files: dict[str, RemoteFile]
 
     @property
@@ -83,6 +86,7 @@ class Hub:
         if token is not None and re.fullmatch(r"[!-~]+", token) is None:
             raise InputError("the token has spaces or characters that no token has", fix=LOG_IN)
         self._token = token
+        self._user: dict[str, Any] | None = None
         # False: a client without a token must not go and look for one itself.
         self.api: HfApi = HfApi(
             token=token or False, library_name="ltx-diffusers", library_version=__version__
@@ -115,8 +119,10 @@ class Hub:
         Raises:
             HubError: If there is no token, or the Hub doesn't know it.
         """
-        with self.errors(repository):
-            return self.api.whoami()
+        if self._user is None:
+            with self.errors(repository):
+                self._user = self.api.whoami()
+        return self._user
 
     def look(self, repository: str, revision: str | None = None) -> Repository:
         """A repository's newest commit, or the revision's, with its files.
@@ -133,11 +139,12 @@ class Hub:
             except GatedRepoError:
                 raise
             except RepositoryNotFoundError:
-                return Repository(repository, None, {})
+                return Repository(repository, None, False, {})
             entries = self.api.list_repo_tree(repository, recursive=True, revision=info.sha)
             return Repository(
                 repository,
                 info.sha,
+                bool(info.private),
                 {entry.path: _remote_file(entry) for entry in entries if isinstance(entry, RepoFile)},
             )
 
@@ -257,6 +264,11 @@ def describe_repository(
     """
 
     def read_json(name: str) -> dict[str, Any]:
+        size = repository.files[prefix + name].size
+        if size > _MAX_JSON_BYTES:
+            raise InputError(
+                f"{name} of {repository.name} is too long for what it should be", got=f"{size} bytes"
+            )
         with hub.errors(repository.name):
             path = hub.api.hf_hub_download(repository.name, prefix + name, revision=repository.commit)
         return FolderFiles(Path(path).parent).read_json(Path(path).name)

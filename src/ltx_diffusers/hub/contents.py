@@ -80,7 +80,7 @@ class Contents:
         return {
             name: (entry[0], entry[1])
             for name, entry in self.index.items()
-            if isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
+            if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
         }
 
     def has(self, name: str) -> bool:
@@ -173,18 +173,21 @@ def _pipeline(index: dict[str, Any]) -> Contents:
     library, transformer = found.components.get("transformer", (None, "no transformer"))
     part, _ = COMPONENT_CLASSES.get(transformer, (None, None))
     if part != "transformer":
-        return Contents(OTHER, index=index, seen=f"a {index.get('_class_name')} with {transformer}")
-    libraries = {library, *(library for library, _ in found.components.values())}
+        pipeline = str(index.get("_class_name"))[:100]
+        return Contents(OTHER, index=index, seen=f"a {pipeline} with {transformer[:100]}")
+    libraries = {str(library), *(str(library) for library, _ in found.components.values())}
     layout = NATIVE if "ltx_diffusers" in libraries else DIFFUSERS
     return Contents(PIPELINE, layout, index=index, seen=f"a pipeline in the {layout} layout")
 
 
 def _component(config: dict[str, Any]) -> Contents:
-    class_name = config.get("_class_name")
+    class_name = str(config.get("_class_name"))
     part, layout = COMPONENT_CLASSES.get(class_name, (None, None))
     if part is None:
-        kind = class_name or next(iter(config.get("architectures") or ()), None) or config.get("model_type")
-        return Contents(OTHER, index=config, seen=f"a {kind or 'model of unknown kind'}")
+        architectures = config.get("architectures")
+        names = [config.get("_class_name"), *(architectures if isinstance(architectures, list) else ())]
+        kind = next((name for name in [*names, config.get("model_type")] if name), "model of unknown kind")
+        return Contents(OTHER, index=config, seen=f"a {str(kind)[:100]}")
     return Contents(COMPONENT, layout, part, config, seen=f"a {part} in the {layout} layout")
 
 

@@ -8,7 +8,8 @@ tell their prompts; adapters tell their rank.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,14 +142,28 @@ def read_facts(path: Path) -> CardFacts:
         return CardFacts()
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        return CardFacts.model_validate(content)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} isn't YAML", got=" ".join(str(error).split())) from None
+    return check_facts(content, str(path))
+
+
+def check_facts(content: Any, source: str) -> CardFacts:
+    """Facts from a mapping.
+
+    Args:
+        content: The mapping.
+        source: What it is, for the message.
+
+    Raises:
+        InputError: If it has unknown or unusable entries.
+    """
+    try:
+        return CardFacts.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise InputError(
-            f"{path} can't be used: {where}: {first['msg']}",
+            f"{source} can't be used: {where}: {first['msg']}",
             expected=f"keys {', '.join(CardFacts.model_fields)}",
         ) from None
 
@@ -203,28 +218,23 @@ def _base_model(folder: ModelFolder, adapters: Mapping[str, Any]) -> str | None:
 
 
 def _adapters(folder: ModelFolder) -> dict[str, Any]:
-    """Settings of a LoRA: rank, alpha, target modules."""
-    from ..conversion.tensors import open_tensors
+    """What a LoRA of any format is: rank, alpha, layers; and the model that it says it is for."""
+    from ..conversion.lora.files import read_lora
 
-    found = dict(folder.json(ADAPTER_CONFIG))
-    for name in folder.contents.weights:
-        with open_tensors(folder.files[name]) as tensors:
-            text = tensors.metadata.get("lora_adapter_metadata")
-            ranks = {
-                tensors.info(key).shape[0]
-                for key in tensors.names()
-                if key.endswith(("lora_A.weight", "lora_down.weight"))
-            }
-        try:
-            stored = json.loads(text) if text else {}
-        except ValueError:
-            stored = {}
-        found |= {
-            key.removeprefix("transformer."): value
-            for key, value in (stored.items() if isinstance(stored, dict) else ())
-        }
-        found.setdefault("r", max(ranks, default=None))
-    return found
+    layers = read_lora(folder.path).layers
+    blocks = sorted({re.sub(r"^transformer_blocks\.\d+\.", "", name) for name in layers})
+    return {
+        "rank": _span(layer.rank for layer in layers.values()),
+        "alpha": _span(layer.alpha for layer in layers.values()),
+        "layers": f"{len(layers)}: {', '.join(blocks)}",
+        "base_model_name_or_path": folder.json(ADAPTER_CONFIG).get("base_model_name_or_path"),
+    }
+
+
+def _span(values: Iterable[float]) -> str:
+    """A number, or the least and the greatest of several."""
+    numbers = sorted(set(values))
+    return " to ".join(f"{number:g}" for number in dict.fromkeys((numbers[0], numbers[-1])))
 
 
 def _training(folder: Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from ..errors import InputError
 from ..models.publishing import publishers
 from .client import Hub
 from .contents import CARD, COMPONENT, COMPONENT_CLASSES, LAYOUTS, NATIVE, PIPELINE, Contents
-from .facts import CardFacts
-from .push import check_target, push_folder
+from .facts import CardFacts, check_facts
+from .push import check_target, check_visibility, push_folder
 
 # In the card that Diffusers writes for whatever is saved with push_to_hub=True.
 _DIFFUSERS_CARD = "This model card has been automatically generated"
@@ -25,6 +25,7 @@ def push_model(
     repository: str,
     *,
     layout: str = NATIVE,
+    private: bool | None = None,
     token: str | None = None,
     safe_serialization: bool = True,
     variant: str | None = None,
@@ -38,6 +39,7 @@ def push_model(
         model: The model.
         repository: Where to.
         layout: In which layout.
+        private: Whether a new repository is private.
         token: A user token.
         safe_serialization: Must be True.
         variant: Of the weights' file names.
@@ -58,15 +60,23 @@ def push_model(
         raise InputError("unknown layout", got=repr(layout), expected=" or ".join(LAYOUTS))
     part, _ = COMPONENT_CLASSES.get(type(model).__name__, (None, None))
     contents = Contents(COMPONENT, NATIVE, part) if part else Contents(PIPELINE, NATIVE)
-    stated = CardFacts.model_validate(facts) if isinstance(facts, Mapping) else facts
+    stated = check_facts(facts, "facts") if isinstance(facts, Mapping) else facts
     hub = Hub(token)
     target = hub.look(hub.full_name(repository))
     check_target(hub, target, contents, layout, subfolder)
+    check_visibility(target, private)
     hub.check_rights(target)
     with tempfile.TemporaryDirectory(prefix="ltx-diffusers-push-") as folder:
         model.save_pretrained(folder, variant=variant)
         upload = push_folder(
-            folder, target.name, layout=layout, token=token, subfolder=subfolder, facts=stated, **options
+            folder,
+            target.name,
+            layout=layout,
+            private=private,
+            token=token,
+            subfolder=subfolder,
+            facts=stated,
+            **options,
         )
     return upload.url or f"{hub.api.endpoint}/{target.name}/commit/{target.commit}"
 

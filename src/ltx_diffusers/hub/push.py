@@ -6,10 +6,6 @@ upload has brought there is found again by its hash, so that running it again se
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +23,8 @@ from .contents import (
     Contents,
 )
 from .facts import CardFacts, gather
-from .layouts import Files, ModelFolder, files_in_layout, read_folder
+from .layouts import Files, ModelFolder, read_folder
+from .prepared import converted_name, model_files
 from .sending import Sender
 
 
@@ -37,7 +34,7 @@ class Upload:
 
     Attributes:
         repository: `owner/name`.
-        layout: In which layout.
+        what: Kind and layout of what is there then, in words.
         url: Address of the commit; None if nothing was uploaded.
         new: Files that the repository didn't have so, with their sizes in bytes.
         unchanged: Files that it had already.
@@ -48,7 +45,7 @@ class Upload:
     """
 
     repository: str
-    layout: str
+    what: str
     url: str | None
     new: dict[str, int]
     unchanged: tuple[str, ...]
@@ -102,25 +99,30 @@ def push_folder(
     if layout is not None and layout not in LAYOUTS:
         raise InputError("unknown layout", got=repr(layout), expected=" or ".join(LAYOUTS))
     model = read_folder(folder)
-    layout = layout or model.contents.layout or NATIVE
+    asked, layout = layout, layout or model.contents.layout or NATIVE
+    if model.contents.kind == LORA:
+        _check_effect(model)
     hub = Hub(token)
     target = hub.look(hub.full_name(repository))
     check_target(hub, target, model.contents, layout, subfolder)
+    check_visibility(target, private)
     hub.check_rights(target)
 
-    files, made_card, notes = _card(hub, target, model, layout, False if subfolder else card, facts)
-    with _weights(model, layout, target.name) as weights:
+    new_file = converted_name(model, asked, layout, target.name)
+    files, made_card, notes = _card(hub, target, model, layout, False if subfolder else card, facts, new_file)
+    what = model.contents.in_layout(layout)
+    with model_files(model, layout, new_file) as weights:
         sender = Sender(
             hub,
             _placed(weights | files, subfolder),
             private=private,
-            message=message or f"Upload {model.contents.in_layout(layout)} with ltx-diffusers",
+            message=message or f"Upload {what} with ltx-diffusers",
             create_pr=create_pr,
         )
         plan = sender.plan(target)
         upload = Upload(
             repository=target.name,
-            layout=layout,
+            what=what,
             url=None,
             new={each.path_in_repo: each.upload_info.size for each in plan.additions},
             unchanged=plan.unchanged,
@@ -174,6 +176,31 @@ def check_target(hub: Hub, target: Repository, model: Contents, layout: str, sub
         )
 
 
+def check_visibility(target: Repository, private: bool | None) -> None:
+    """Refuse to show in public what is meant to be private.
+
+    Args:
+        target: The repository.
+        private: What was asked for.
+
+    Raises:
+        InputError: If it exists and is public.
+    """
+    if private and target.exists and not target.private:
+        raise InputError(
+            f"{target.name} is public, and only a new repository can be made private",
+            fix="choose another name, or make it private in its settings",
+        )
+
+
+def _check_effect(model: ModelFolder) -> None:
+    """A LoRA must do something."""
+    from ..conversion.lora.files import read_lora
+    from ..conversion.lora.report import check_effect, describe_lora
+
+    check_effect(describe_lora(read_lora(model.path)), str(model.path))
+
+
 def _card(
     hub: Hub,
     target: Repository,
@@ -181,6 +208,7 @@ def _card(
     layout: str,
     wanted: bool | None,
     facts: CardFacts | None,
+    new_file: str | None,
 ) -> tuple[Files, str | None, tuple[str, ...]]:
     """The card and its samples as files, the card's text if it was made, and notes about it."""
     own = model.files.get(CARD)
@@ -197,59 +225,9 @@ def _card(
     gathered = gather(model, facts)
     base = gathered.facts.base_model
     inherited = hub.license_of(base) if base and gathered.facts.license is None else None
-    file = (
-        _single_file_name(target.name) if layout == OFFICIAL and model.contents.kind != SINGLE_FILE else None
-    )
-    made = make_card(model, target.name, layout, gathered, inherited=inherited, file=file)
+    made = make_card(model, target.name, layout, gathered, inherited=inherited, file=new_file)
     samples: Files = {name: sample.path for name, sample in gathered.samples.items()}
     return {CARD: made.text.encode(), **samples}, made.text, made.notes
-
-
-@contextmanager
-def _weights(model: ModelFolder, layout: str, repository: str) -> Iterator[Files]:
-    """The model's files in the layout, all but the card. A single file lies in a temporary folder meanwhile."""
-    kind = model.contents.kind
-    as_it_is = kind == LORA or (kind == SINGLE_FILE and layout == OFFICIAL)
-    if as_it_is or layout != OFFICIAL:
-        files = dict(model.files) if as_it_is else files_in_layout(model, layout)
-        files.pop(CARD, None)
-        yield files
-        return
-    beside = {
-        name: path
-        for name, path in files_in_layout(model, model.contents.layout or NATIVE).items()
-        if name.startswith(("text_encoder/", "tokenizer/"))
-    }
-    with _temporary_folder(model) as temporary:
-        file = temporary / _single_file_name(repository)
-        from ..conversion.convert import convert
-
-        convert(model.path, file, to="official")
-        yield {file.name: file, **beside}
-
-
-@contextmanager
-def _temporary_folder(model: ModelFolder) -> Iterator[Path]:
-    """A folder with room for the model's weights; beside the model if possible."""
-    needed = sum(path.stat().st_size for name, path in model.files.items() if name.endswith(".safetensors"))
-    for parent in (model.path.absolute().parent, Path(tempfile.gettempdir())):
-        try:
-            if shutil.disk_usage(parent).free < needed:
-                continue
-            folder = tempfile.TemporaryDirectory(prefix=".push-", dir=parent)
-        except OSError:
-            continue
-        with folder as name:
-            yield Path(name)
-        return
-    raise InputError(
-        "there is no room for the single file that is to be uploaded",
-        expected=f"{needed / 1e9:.1f} GB free beside the model, or in the folder for temporary files",
-    )
-
-
-def _single_file_name(repository: str) -> str:
-    return f"{repository.rpartition('/')[2]}.safetensors"
 
 
 def _placed(files: Files, subfolder: str | None) -> Files:
