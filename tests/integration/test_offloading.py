@@ -9,10 +9,11 @@ from __future__ import annotations
 import accelerate
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.hooks.group_offloading import ModuleGroup, apply_group_offloading
 from tiny import tiny_components
 
-from ltx_diffusers import LTXImageToVideoPipeline, LTXPipeline
+from ltx_diffusers import LTXConditionPipeline, LTXImageToVideoPipeline, LTXPipeline
 
 CPU = torch.device("cpu")
 CALL = {
@@ -26,16 +27,20 @@ CALL = {
 PARTS = ("text_encoder", "transformer", "vae")
 
 
-@pytest.fixture(params=[LTXPipeline, LTXImageToVideoPipeline])
-def pipeline(request) -> LTXPipeline | LTXImageToVideoPipeline:
+@pytest.fixture(params=[LTXPipeline, LTXImageToVideoPipeline, LTXConditionPipeline])
+def pipeline(request) -> DiffusionPipeline:
     made = request.param(**tiny_components(timestep_conditioning=True, causal=True, statistics=True))
     made.set_progress_bar_config(disable=True)
     return made
 
 
 def video(pipeline) -> torch.Tensor:
-    image = {"image": torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1))}
-    extra = image if isinstance(pipeline, LTXImageToVideoPipeline) else {}
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    extra = {}
+    if isinstance(pipeline, LTXImageToVideoPipeline):
+        extra = {"image": images[0]}
+    elif isinstance(pipeline, LTXConditionPipeline):
+        extra = {"image": list(images), "frame_index": [0, 8]}
     return pipeline(**CALL, **extra, generator=torch.Generator().manual_seed(0)).frames
 
 
@@ -64,11 +69,11 @@ def parameters_of(pipeline) -> list[torch.nn.Parameter]:
 def test_model_offload(pipeline, monkeypatch):
     """One model at a time has its weights, and none after a call.
 
-    The image is encoded after the text, before its encoder's turn to leave has come, as in Diffusers' pipeline.
+    Images are encoded after the text, before its encoder's turn to leave has come, as in Diffusers' pipelines.
     """
     expected = video(pipeline)
     vault, used = Vault(), []
-    at_once = 2 if isinstance(pipeline, LTXImageToVideoPipeline) else 1
+    at_once = 1 if isinstance(pipeline, LTXPipeline) else 2
 
     def put_away(hook, module):
         vault.take(module.parameters())
