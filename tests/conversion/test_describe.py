@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from helpers.checkpoints import (
 )
 from safetensors.torch import save_file
 
-from ltx_diffusers import LTXTransformer3DModel
+from ltx_diffusers import AutoencoderKLLTX, LTXTransformer3DModel
 from ltx_diffusers.conversion.describe import Checkpoint, describe
 from ltx_diffusers.conversion.model_classes import shapes_of
 from ltx_diffusers.conversion.releases import RELEASES
@@ -60,6 +61,7 @@ def shapes(
     return found
 
 
+@functools.cache
 def metadata(release: str) -> dict[str, str]:
     """What the file of a release says of itself."""
     settings = RELEASES[release]
@@ -67,8 +69,6 @@ def metadata(release: str) -> dict[str, str]:
         transformer = LTXTransformer3DModel(
             **TRANSFORMERS[settings.size], causal_temporal_positioning=settings.causal
         )
-        from ltx_diffusers import AutoencoderKLLTX
-
         vae = AutoencoderKLLTX(**VAES[settings.vae])
     return {"config": json.dumps(official_config(transformer, vae, release))}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -52,4 +54,15 @@ def shapes_of(kind: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]
     Raises:
         CheckpointError: If the config is impossible.
     """
-    return {name: tuple(tensor.shape) for name, tensor in build_empty(kind, config).state_dict().items()}
+    try:
+        text = json.dumps(dict(config), sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the {kind.replace('_', ' ')}'s config is impossible: {error}") from None
+    return dict(_shapes(kind, text))
+
+
+@lru_cache(maxsize=8)
+def _shapes(kind: str, config: str) -> dict[str, tuple[int, ...]]:
+    """`shapes_of` for a config as JSON; building a 13B model takes a quarter of a second, even without memory."""
+    model = build_empty(kind, json.loads(config))
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -16,6 +16,7 @@ from diffusers.hooks._common import _GO_LC_SUPPORTED_PYTORCH_LAYERS as SUPPORTED
 from diffusers.models.model_loading_utils import load_model_dict_into_meta
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.quantizers import DiffusersAutoQuantizer
+from diffusers.quantizers.quantization_config import GGUFQuantizationConfig
 
 from ..errors import CheckpointError, InputError
 from ..models.single_file import single_file_loaders
@@ -198,16 +199,16 @@ def _load_quantized(
     device: str | torch.device | None,
 ) -> None:
     """Load through one of Diffusers' quantisers, chunk by chunk; GGUF files keep their blocks with its GGUF one."""
-    quantizer = DiffusersAutoQuantizer.from_config(quantization_config)
-    quantizer.validate_environment()
-    from_gguf = quantizer.pre_quantized and isinstance(source, GGUFFile)
-    if quantizer.pre_quantized and not isinstance(source, GGUFFile):
+    from_gguf = isinstance(quantization_config, GGUFQuantizationConfig)
+    if from_gguf and not isinstance(source, GGUFFile):
         raise InputError(
             f"{source.path} isn't quantised as the quantization_config says",
             got=type(quantization_config).__name__,
         )
     if isinstance(source, GGUFFile) and not from_gguf:
         logger.warning("%s is dequantised and then quantised anew", source.path)
+    quantizer = DiffusersAutoQuantizer.from_config(quantization_config, pre_quantized=False)
+    quantizer.validate_environment()
     # GGUF's quantiser has a precision of its own; the others take the file's.
     dtype = quantizer.update_torch_dtype(dtype if dtype or from_gguf else part_dtype(part, source))
     blocks = _gguf_blocks(model, part, source) if from_gguf else {}

@@ -238,6 +238,21 @@ def read_bytes(file: BinaryIO, path: Path, offset: int, count: int) -> torch.Ten
     return data
 
 
+def read_config(folder: Path) -> dict | None:
+    """The `config.json` of a component's folder; None if there is none.
+
+    Raises:
+        CheckpointError: If it isn't a JSON object.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    content = parse_json(path, _read_small(path))
+    if not isinstance(content, dict):
+        raise damaged(path, "not a JSON object", got=type(content).__name__)
+    return content
+
+
 def _open_file(path: Path, allow_pickle: bool, config: dict | None = None) -> TensorSource:
     if not path.exists():
         raise CheckpointError(f"there is no file {path}")
@@ -277,7 +292,7 @@ def _open_folder(folder: Path, variant: str | None, allow_pickle: bool) -> Tenso
             f"{base}{mark}.bin",
         ):
             if (folder / name).is_file():
-                return _open_file(folder / name, allow_pickle, _read_config(folder))
+                return _open_file(folder / name, allow_pickle, read_config(folder))
     if (folder / "model_index.json").is_file():
         raise CheckpointError(
             f"{folder} is a whole pipeline",
@@ -297,17 +312,7 @@ def _open_folder(folder: Path, variant: str | None, allow_pickle: bool) -> Tenso
 
 def _config_beside(path: Path) -> dict | None:
     """The config of a component whose weights were given by their own file name."""
-    return _read_config(path.parent) if path.name.startswith(_BASE_NAMES[0]) else None
-
-
-def _read_config(folder: Path) -> dict | None:
-    path = folder / "config.json"
-    if not path.is_file():
-        return None
-    content = parse_json(path, _read_small(path))
-    if not isinstance(content, dict):
-        raise damaged(path, "not a JSON object", got=type(content).__name__)
-    return content
+    return read_config(path.parent) if path.name.startswith(_BASE_NAMES[0]) else None
 
 
 def _read_index(index: Path) -> dict[str, str]:

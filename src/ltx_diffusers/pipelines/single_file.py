@@ -125,20 +125,21 @@ def _from_pretrained(cls: Any, place: str | Path, name: str, hub: dict[str, Any]
     """A component out of a folder or repository: of a pipeline, or its own."""
     folder = _folder_of(place, name)
     if folder is not None:
-        return cls.from_pretrained(folder, local_files_only=True, **options)
-    try:
-        return cls.from_pretrained(str(place), subfolder=name, **options, **hub)
-    except (OSError, ValueError):
-        pass
-    try:
-        return cls.from_pretrained(str(place), **options, **hub)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"no {name.replace('_', ' ')} found",
-            got=str(place),
-            expected=f"a folder or repository with a {name}",
-            fix=f"({str(error).splitlines()[0][:200]})",
-        ) from None
+        attempts = [(folder, {"local_files_only": True})]
+    else:
+        attempts = [(str(place), {"subfolder": name, **hub}), (str(place), hub)]
+    problem = ""
+    for where, arguments in attempts:
+        try:
+            return cls.from_pretrained(where, **arguments, **options)
+        except (OSError, ValueError) as error:
+            problem = str(error).splitlines()[0][:200]
+    raise InputError(
+        f"no {name.replace('_', ' ')} found",
+        got=str(place),
+        expected=f"a folder or repository with a {name.replace('_', ' ')}",
+        fix=f"({problem})",
+    )
 
 
 def _folder_of(place: str | Path, name: str) -> Path | None:
