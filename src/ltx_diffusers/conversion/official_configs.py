@@ -1,17 +1,21 @@
 """The configs in official files' metadata, as configs of our classes and back.
 
 Official classes know more variants than were ever released. What ours can't compute is refused, never ignored; what
-doesn't change the result is left out.
+doesn't change the result is left out. Fields that the official classes don't know either are passed over as they do,
+with a warning, except those of LTX-2, which would make another model.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import CheckpointError, InputError
 from ..schedulers import foreign_configs
 from .vae_blocks import config_of_blocks, official_blocks
+
+logger = logging.getLogger(__name__)
 
 # Field -> the official class's default, for the fields that mean the same in our config.
 _TRANSFORMER_SHARED = {
@@ -54,6 +58,16 @@ _TRANSFORMER_IGNORED = (
     "upcast_attention",
     "use_linear_projection",
     "use_tpu_flash_attention",
+)
+
+# Switches of LTX-2 that change the computation without changing a tensor's name.
+_LATER_FIELDS = (
+    "apply_gated_attention",
+    "cross_attention_adaln",
+    "frequencies_precision",
+    "rope_type",
+    "share_ff",
+    "use_middle_indices_grid",
 )
 
 _VAE_SHARED = {"in_channels": 3, "out_channels": 3, "patch_size": 1, "timestep_conditioning": False}
@@ -292,14 +306,14 @@ def _check_fields(where: str, config: Any, fixed: Mapping[str, tuple[Any, Any]],
         if config.get(name, default) != expected:
             raise _refused(where, name, config.get(name, default), repr(expected))
     for name, value in config.items():
-        if name in known or name in fixed or name.startswith("_"):
+        # A switch that is off (None, False, 0 or nothing) asks for nothing.
+        if name in known or name in fixed or name.startswith("_") or not value:
             continue
-        if value:  # None, False, 0 or nothing: a switch that is off
+        if name in _LATER_FIELDS:
             raise CheckpointError(
-                f"{where} has a field that this library doesn't know",
-                got=f"{name} = {str(value)[:100]}",
-                fix="the file may be of a newer model than LTX-Video 0.9.8",
+                f"{where} has a field of models after LTX-Video 0.9.8", got=f"{name} = {str(value)[:100]}"
             )
+        logger.warning("%s has a field that isn't known and not used: %s = %s", where, name, str(value)[:100])
 
 
 def _check_sizes(where: str, config: Mapping[str, Any], *names: str) -> None:
