@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from .pipelines.pipeline_ltx import LTXPipeline as LTXPipeline
     from .pipelines.pipeline_ltx_condition import LTXConditionPipeline as LTXConditionPipeline
     from .pipelines.pipeline_ltx_image2video import LTXImageToVideoPipeline as LTXImageToVideoPipeline
+    from .pipelines.pipeline_ltx_latent_upsample import (
+        LTXLatentUpsamplePipeline as LTXLatentUpsamplePipeline,
+    )
     from .schedulers.flow_match import LTXFlowMatchScheduler as LTXFlowMatchScheduler
 
 

@@ -190,7 +190,7 @@ def test_bad_options_are_refused(options):
         build_timestep_density("logit-normal", **options)
 
 
-@pytest.mark.parametrize("name", timestep_densities.list())
+@pytest.mark.parametrize("name", ["uniform", "logit-normal"])
 @pytest.mark.parametrize(
     "call",
     [
