@@ -5,8 +5,8 @@ What differs from Diffusers' `LTXVideoLoraLoaderMixin`:
 - Files of every format are read, with alpha, rank patterns, DoRA and full renames (`conversion.lora`).
 - A report says what was used. A LoRA without effect is an error.
 - Saving writes alpha; a LoRA that is swapped in brings its scales, also where ranks differ by layer.
-- Unfusing gives back the scale from before fusing. Where a fused LoRA would make PEFT ignore what is asked for, that
-  is an error.
+- Unfusing gives back the scale from before fusing. What PEFT would ignore while a LoRA is fused, or what would take it
+  out again, is an error.
 """
 
 from __future__ import annotations
@@ -334,7 +334,7 @@ class LTXLoraMixin(LTXVideoLoraLoaderMixin):
                 )
 
     def _check_not_fused(self, action: str) -> None:
-        """Layers with a fused adapter run that one only, whatever is loaded or set."""
+        """PEFT ignores scales of fused adapters, and takes these out when another is loaded."""
         fused = fused_adapters(self.transformer)
         if fused:
             raise InputError(f"LoRAs are fused ({', '.join(sorted(fused))}); can't {action}", fix=_KEPT_FUSED)

@@ -100,15 +100,12 @@ def restore_numbers(model: nn.Module, adapter_name: str, lora: Lora, dtype: torc
         down, up = module.lora_A[adapter_name], module.lora_B[adapter_name]
         if not is_8_bit_float(down.weight):
             continue
-        layer = lora.layers[name]
-        pairs = [(down, "weight", layer.down), (up, "weight", layer.up), (up, "bias", layer.bias)]
-        if adapter_name in module.lora_magnitude_vector:
-            pairs.append((module.lora_magnitude_vector[adapter_name], "weight", layer.magnitude))
+        layer, device = lora.layers[name], down.weight.device
+        pairs = [(down, "weight", layer.down), (up, "weight", layer.up)]
+        if up.bias is not None:
+            pairs.append((up, "bias", torch.zeros(up.out_features) if layer.bias is None else layer.bias))
         for part, parameter, numbers in pairs:
-            if numbers is not None:
-                setattr(
-                    part, parameter, nn.Parameter(numbers.to(down.weight.device, dtype), requires_grad=False)
-                )
+            setattr(part, parameter, nn.Parameter(numbers.to(device, dtype), requires_grad=False))
 
 
 def set_scales(model: nn.Module, adapter_name: str, lora: Lora) -> None:
