@@ -12,9 +12,11 @@ from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
 from diffusers.loaders.single_file_utils import (
     convert_ltx_transformer_checkpoint_to_diffusers,
     convert_ltx_vae_checkpoint_to_diffusers,
+    infer_diffusers_model_type,
 )
 
 from ltx_diffusers.conversion.model_classes import shapes_of
+from ltx_diffusers.conversion.releases import RELEASES
 from ltx_diffusers.conversion.renames import DROPPED_STATISTICS, to_diffusers, to_official
 from ltx_diffusers.models.autoencoders.released import RELEASED as VAES
 from ltx_diffusers.models.transformers.released import RELEASED as TRANSFORMERS
@@ -22,6 +24,17 @@ from ltx_diffusers.models.transformers.released import RELEASED as TRANSFORMERS
 
 def empty(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def official_shapes(size: str | None, vae: str) -> dict[str, torch.Tensor]:
+    """A released file without memory behind it."""
+    shapes = {
+        f"vae.{to_official('vae', name, vae)}": shape for name, shape in shapes_of("vae", VAES[vae]).items()
+    }
+    if size is not None:
+        for name, shape in shapes_of("transformer", TRANSFORMERS[size]).items():
+            shapes[f"model.diffusion_model.{to_official('transformer', name)}"] = shape
+    return empty(shapes)
 
 
 @pytest.mark.parametrize("version", VAES)
@@ -80,3 +93,18 @@ def test_released_transformers_have_diffusers_tensors(size, tensors, billions):
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) / 1e9 == pytest.approx(
         billions, abs=5e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("release", "taken_for"), [("0.9.8-2b-distilled", "0.9.5"), ("0.9.8-13b-distilled", "0.9.7")]
+)
+def test_releases_that_diffusers_takes_for_others(release, taken_for):
+    settings = RELEASES[release]
+    tensors = official_shapes(settings.size, settings.vae)
+    assert infer_diffusers_model_type(dict(tensors)) == f"ltx-video-{taken_for}"
+
+
+def test_a_lone_vae_that_diffusers_can_t_read():
+    alone = {name.removeprefix("vae."): tensor for name, tensor in official_shapes(None, "0.9.5").items()}
+    with pytest.raises(KeyError):
+        convert_ltx_vae_checkpoint_to_diffusers(alone)
