@@ -13,7 +13,9 @@ import yaml
 from helpers.hub_server import HubServer
 from helpers.loras import adapted_transformer, pipeline
 from huggingface_hub import ModelCard
+from tiny import tiny_components
 
+from ltx_diffusers import LTXLatentUpsamplePipeline, LTXLatentUpsampler
 from ltx_diffusers.data.video import read_video, write_video
 from ltx_diffusers.errors import InputError, MediaError
 from ltx_diffusers.hub.facts import CardFacts, gather, read_facts
@@ -116,6 +118,18 @@ def test_the_code_for_a_lora_runs(hub: HubServer, tmp_path: Path, monkeypatch: p
     code = code_of(card).replace("    generator=", "    num_inference_steps=1,\n    generator=")
     pipe = run(code, tmp_path, monkeypatch)["pipe"]
     assert pipe.get_active_adapters()
+
+
+@pytest.mark.parametrize("layout", ["native", "diffusers"])
+def test_the_code_for_an_upsampling_pipeline_runs(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    upsampler = LTXLatentUpsampler(in_channels=8, mid_channels=32, num_blocks_per_stage=1)
+    LTXLatentUpsamplePipeline(tiny_components(causal=True)["vae"], upsampler).save_pretrained(tmp_path / "up")
+    push_folder(tmp_path / "up", "up", layout=layout)
+    card = card_of(hub, "ada/up")
+    assert ModelCard(card).data.pipeline_tag == "video-to-video"
+    assert run(code_of(card), tmp_path, monkeypatch)["larger"].shape == (1, 8, 2, 8, 8)
 
 
 @pytest.mark.parametrize("layout", ["native", "diffusers"])

@@ -21,6 +21,11 @@ PIPELINE = {
     "vae": ["ltx_diffusers", "AutoencoderKLLTX"],
     "tokenizer": [None, None],
 }
+UPSAMPLING = {
+    "_class_name": "LTXLatentUpsamplePipeline",
+    "latent_upsampler": ["ltx_diffusers", "LTXLatentUpsampler"],
+    "vae": ["ltx_diffusers", "AutoencoderKLLTX"],
+}
 IN_TREE = PIPELINE | {
     "transformer": ["diffusers", "LTXVideoTransformer3DModel"],
     "vae": ["diffusers", "AutoencoderKLLTXVideo"],
@@ -33,6 +38,7 @@ IN_TREE = PIPELINE | {
         ({"model_index.json": PIPELINE}, {}, ("pipeline", "native", None)),
         ({"model_index.json": IN_TREE}, {"ltxv.safetensors": ["vae.x"]}, ("pipeline", "diffusers", None)),
         ({"model_index.json": {"unet": ["diffusers", "UNet2DConditionModel"]}}, {}, ("other", None, None)),
+        ({"model_index.json": UPSAMPLING}, {}, ("pipeline", "native", None)),
         ({"config.json": {"_class_name": "AutoencoderKLLTX"}}, {}, ("component", "native", "vae")),
         ({"config.json": {"_class_name": "LTXVideoTransformer3DModel"}}, {}, ("component", "diffusers", "transformer")),
         ({"config.json": {"model_type": "llama"}}, {}, ("other", None, None)),

@@ -163,6 +163,8 @@ def _pipeline_tag(folder: ModelFolder) -> str | None:
     contents = folder.contents
     if contents.kind == COMPONENT and contents.part != "transformer":
         return None  # the Hub has no task for autoencoders and upsamplers
+    if contents.kind == PIPELINE and not contents.makes_videos:
+        return "video-to-video"
     is_animation = contents.index.get("_class_name") == _IMAGE_TO_VIDEO
     return "image-to-video" if is_animation else "text-to-video"
 
@@ -174,7 +176,9 @@ def _description(folder: ModelFolder, layout: str, facts: CardFacts) -> str:
     if contents.kind == LORA:
         return f"A LoRA for {base}."
     what = {
-        PIPELINE: "A text-to-video and image-to-video model with the structure of LTX-Video",
+        PIPELINE: "A text-to-video and image-to-video model with the structure of LTX-Video"
+        if contents.makes_videos
+        else "An upsampler of LTX-Video's latents",
         COMPONENT: f"A {(contents.part or '').replace('_', ' ')} with the structure of LTX-Video's",
     }.get(contents.kind, "A checkpoint of LTX-Video")
     how = {

@@ -261,6 +261,10 @@ def describe_repository(
         repository: The repository.
         names: Its files, without `prefix`.
         prefix: The folder that they lie in, with a slash.
+
+    Raises:
+        InputError: If a JSON file is none, or absurdly long.
+        HubError: If the Hub fails.
     """
 
     def read_json(name: str) -> dict[str, Any]:

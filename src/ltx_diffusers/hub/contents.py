@@ -83,6 +83,11 @@ class Contents:
             if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
         }
 
+    @property
+    def makes_videos(self) -> bool:
+        """Whether it is a pipeline with a transformer, rather than one that upsamples latents."""
+        return self.kind == PIPELINE and "transformer" in self.components
+
     def has(self, name: str) -> bool:
         """Whether a file belongs to this: its weights and configs, and documents and samples beside them."""
         if is_document(name):
@@ -170,12 +175,14 @@ def check_file_name(name: str) -> None:
 
 def _pipeline(index: dict[str, Any]) -> Contents:
     found = Contents(PIPELINE, index=index)
-    library, transformer = found.components.get("transformer", (None, "no transformer"))
-    part, _ = COMPONENT_CLASSES.get(transformer, (None, None))
-    if part != "transformer":
-        pipeline = str(index.get("_class_name"))[:100]
-        return Contents(OTHER, index=index, seen=f"a {pipeline} with {transformer[:100]}")
-    libraries = {str(library), *(str(library) for library, _ in found.components.values())}
+    parts = {
+        COMPONENT_CLASSES.get(class_name, (None, None))[0] for _, class_name in found.components.values()
+    }
+    if not parts & {"transformer", "spatial_upsampler"}:
+        name = str(index.get("_class_name"))[:100]
+        others = ", ".join(sorted({class_name for _, class_name in found.components.values()}))[:200]
+        return Contents(OTHER, index=index, seen=f"a {name} with {others or 'no components'}")
+    libraries = {str(library) for library, _ in found.components.values()}
     layout = NATIVE if "ltx_diffusers" in libraries else DIFFUSERS
     return Contents(PIPELINE, layout, index=index, seen=f"a pipeline in the {layout} layout")
 

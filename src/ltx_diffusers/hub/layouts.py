@@ -34,6 +34,8 @@ from .sources import COMPONENT_FILE, PIPELINE_FILE
 SCHEDULER_FILE = "scheduler_config.json"
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+# As Diffusers records its upsampler, which lives among the pipelines.
+_DIFFUSERS_LIBRARIES = {"LTXLatentUpsamplerModel": "ltx"}
 _WITH_WEIGHTS = ("transformer", "vae", "text_encoder")
 # Where a model was once loaded from; the names of repositories stay.
 _ORIGINS = ("_name_or_path", "name_or_path")
@@ -121,8 +123,11 @@ def files_in_layout(folder: ModelFolder, layout: str) -> Files:
                 continue
             config = f"{name}/{SCHEDULER_FILE if part == 'scheduler' else COMPONENT_FILE}"
             files[config] = convert(folder, part, f"{name}/", config)
-            library = "ltx_diffusers" if layout == NATIVE else "diffusers"
-            index[name] = [library, json.loads(files[config])["_class_name"]]
+            class_name = json.loads(files[config])["_class_name"]
+            library = (
+                "ltx_diffusers" if layout == NATIVE else _DIFFUSERS_LIBRARIES.get(class_name, "diffusers")
+            )
+            index[name] = [library, class_name]
         if layout == DIFFUSERS:
             _check_diffusers_index(index)
         files[PIPELINE_FILE] = to_json(_without_local_paths(index))
@@ -277,7 +282,12 @@ def _to_native(folder: ModelFolder, part: str, prefix: str, name: str) -> bytes:
 def _check_diffusers_index(index: Mapping[str, Any]) -> None:
     """Diffusers alone must know every class."""
     for name, entry in index.items():
-        if isinstance(entry, list) and entry[0] not in (None, "diffusers", "transformers"):
+        if isinstance(entry, list) and entry[0] not in (
+            None,
+            "diffusers",
+            "transformers",
+            *_DIFFUSERS_LIBRARIES.values(),
+        ):
             raise InputError(
                 f"Diffusers has no class for the {name} of this pipeline",
                 got=".".join(map(str, entry)),

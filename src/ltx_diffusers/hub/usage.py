@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from textwrap import dedent
 from typing import Any
 
-from .contents import COMPONENT, DIFFUSERS, LORA, OFFICIAL, Contents
+from .contents import COMPONENT, DIFFUSERS, LORA, OFFICIAL, PIPELINE, Contents
 
 _DEVICE = (
     'device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)\n'
@@ -51,6 +51,8 @@ def usage(
         code = _component(
             contents, layout, json.dumps(f"{repository}/{file}") if layout == OFFICIAL else name
         )
+    elif contents.kind == PIPELINE and not contents.makes_videos:
+        code = _upsampling("diffusers" if layout == DIFFUSERS else "ltx_diffusers", name)
     elif layout == OFFICIAL:
         place = json.dumps(text_encoder or OFFICIAL_TEXT_ENCODER)
         code = _official(json.dumps(f"{repository}/{file}"), text, place, settings)
@@ -141,6 +143,16 @@ def _diffusers(name: str, prompt: str, settings: Mapping[str, Mapping[str, Any]]
         + f'video = pipe(\n    prompt={prompt},\n    negative_prompt="",\n{lines}'
         + "    generator=torch.Generator().manual_seed(0),\n).frames[0]\n"
         + f'export_to_video(video, "video.mp4", fps={int(rate)})\n'
+    )
+
+
+def _upsampling(library: str, name: str) -> str:
+    return (
+        f"import torch\nfrom {library} import LTXLatentUpsamplePipeline\n\n"
+        + _DEVICE
+        + f"pipe = LTXLatentUpsamplePipeline.from_pretrained({name}, dtype=dtype).to(device)\n"
+        + "latents = torch.zeros(1, pipe.vae.config.latent_channels, 2, 4, 4, device=device, dtype=dtype)\n"
+        + 'larger = pipe(latents=latents, output_type="latent").frames\n'
     )
 
 
