@@ -28,6 +28,11 @@ def test_it_is_small_and_has_a_card():
     assert {"transformer", "vae", "text_encoder", "tokenizer", "scheduler"} <= set(index)
 
 
+def test_its_configs_name_no_place_on_a_disk():
+    for path in embedded_model_path().rglob("*.json"):
+        assert "_name_or_path" not in json.loads(path.read_text()), path
+
+
 def test_it_has_the_structure_of_the_large_models(pipeline):
     assert tuple(pipeline.ratios) == (8, 32, 32)
     assert pipeline.vae.config.timestep_conditioning

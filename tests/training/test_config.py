@@ -24,7 +24,6 @@ def config_file(tmp_path):
 
 def test_shipped_recipes_are_valid():
     load_config(VAETrainConfig, CONFIGS / "embedded/vae.yaml")
-    load_config(VAETrainConfig, CONFIGS / "embedded/vae_decoder.yaml")
     load_config(TransformerTrainConfig, CONFIGS / "embedded/transformer.yaml")
 
 

@@ -63,6 +63,8 @@ def test_resumed_equals_unbroken_and_the_pipeline_works(tmp_path, vae_folder):
         assert torch.equal(value, average[f"transformer.{name}"]), name
     sheets = sorted(path.name for path in (tmp_path / "unbroken/validation/final").iterdir())
     assert sheets == ["00.mp4", "01.mp4", "videos.png"]
+    for config in folder.rglob("*.json"):
+        assert str(tmp_path) not in config.read_text() and "_name_or_path" not in config.read_text(), config
 
 
 def test_the_prediction_in_training_is_that_of_the_pipeline(tmp_path, vae_folder, monkeypatch):

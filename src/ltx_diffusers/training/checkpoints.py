@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,14 @@ def save_checkpoint(accelerator: Accelerator, run: Path, step: int, *, keep: int
         for old in sorted(target.parent.glob("step-*[0-9]"))[:-keep]:
             shutil.rmtree(old)
     return target
+
+
+def forget_origins(folder: Path) -> None:
+    """Take out of the configs in a saved model where its parts were loaded from: paths of this machine."""
+    for path in folder.rglob("*.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from accelerate.utils import send_to_device, set_seed
 from diffusers.training_utils import EMAModel
 
 from ..errors import InputError, TrainingError
-from .checkpoints import latest_checkpoint, publish_folder, save_checkpoint
+from .checkpoints import forget_origins, latest_checkpoint, publish_folder, save_checkpoint
 from .config import RunConfig, save_config
 from .optimizer import build_optimizers, learning_rate_share
 from .progress import TrainingProgress
@@ -222,6 +222,7 @@ class Trainer:
                 self.task.finish()
                 with publish_folder(target, replace=True) as folder:
                     self.task.export(folder)
+                    forget_origins(folder)
                 with publish_folder(self.folder / "validation" / "final", replace=True) as folder:
                     figures = self.task.validate(folder)
                 logger.info("final figures: %s", figures)

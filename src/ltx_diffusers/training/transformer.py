@@ -185,9 +185,7 @@ class TransformerTask:
             text_encoder = build_text_encoder(self.tokenizer, config.text_encoder)
             transformer = build(LTXTransformer3DModel, config.model, "model")
         else:
-            pipeline = load_part(
-                LTXPipeline, config.initial_weights, "initial_weights", dtype=torch.float32
-            )
+            pipeline = load_part(LTXPipeline, config.initial_weights, "initial_weights", dtype=torch.float32)
             self.tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
             transformer = pipeline.transformer
         if transformer.config.causal_temporal_positioning is None:
