@@ -484,7 +484,7 @@ class TestWhereDiffusersFails:
         theirs.load_lora_weights(
             {key: tensor for key, tensor in load_file(files["kohya"]).items() if not key.endswith("alpha")}
         )
-        assert torch.equal(output(theirs.transformer), output(base_transformer()))
+        assert largest_error(output(theirs.transformer), output(base_transformer())) < ROUNDING
         for path in files.values():
             pipe = pipeline()
             pipe.load_lora_weights(path)
