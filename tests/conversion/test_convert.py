@@ -20,6 +20,7 @@ from helpers.checkpoints import (
     save_checkpoint,
     tiny_transformer,
 )
+from helpers.sparse import sparse_checkpoint
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import tiny_components
@@ -28,6 +29,8 @@ from transformers import T5EncoderModel
 from ltx_diffusers import AutoencoderKLLTX, LTXPipeline, LTXTransformer3DModel
 from ltx_diffusers.conversion import convert as module
 from ltx_diffusers.conversion.convert import convert
+from ltx_diffusers.conversion.opening import open_model
+from ltx_diffusers.conversion.targets import PLANS
 from ltx_diffusers.errors import CheckpointError, InputError
 
 
@@ -209,6 +212,14 @@ def test_plain_fp8_stays_as_it_is(tmp_path: Path) -> None:
     assert bits(tmp_path / "back.safetensors") == bits(tmp_path / "fp8.safetensors")
 
 
+def test_a_text_encoder_is_loaded_in_the_dtype_that_it_was_converted_to(
+    pipeline_folder: Path, tmp_path: Path
+) -> None:
+    convert(pipeline_folder, tmp_path / "folder", "diffusers", dtype=torch.float32)
+    assert DiffusersPipeline.from_pretrained(tmp_path / "folder").text_encoder.dtype == torch.float32
+    assert T5EncoderModel.from_pretrained(tmp_path / "folder" / "text_encoder").dtype == torch.float32
+
+
 # What a source doesn't tell
 
 
@@ -288,7 +299,7 @@ def test_wrong_arguments_are_refused_and_nothing_is_written(
         ("out.safetensors", "diffusers", {}, "diffusers is a folder"),
         ("out.safetensors", "comfy", {"shard_size": 10}, "no shards"),
         ("taken", "diffusers", {}, "exists already"),
-        ("no/such/out", "diffusers", {}, "no folder .*no/such"),
+        ("no/such/out", "diffusers", {}, "no/such isn't a folder to write into"),
     ):
         with pytest.raises(InputError, match=message):
             convert(official, tmp_path / target, to, **options)
@@ -313,6 +324,9 @@ def test_models_that_no_layout_holds_are_refused(tmp_path: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps({"controlnet": ["diffusers", "ControlNet"]}))
     with pytest.raises(CheckpointError, match="component that isn't of LTX-Video.*got controlnet"):
         convert(folder, tmp_path / "out", "diffusers")
+    (folder / "model_index.json").write_text(json.dumps({"vae": ["diffusers", "AutoencoderKLLTXVideo"]}))
+    with pytest.raises(CheckpointError, match="lacks a folder that its model_index.json names; got no vae"):
+        convert(folder, tmp_path / "out", "diffusers")
     transformer = tiny_transformer(causal=True)
     transformer.register_to_config(timestep_scale_multiplier=500.0)
     transformer.save_pretrained(tmp_path / "transformer")
@@ -329,6 +343,28 @@ def test_pickles_are_read_only_when_asked(tmp_path: Path) -> None:
         convert(tmp_path / "vae", tmp_path / "out", "diffusers")
     convert(tmp_path / "vae", tmp_path / "out", "diffusers", allow_pickle=True)
     assert bits(tmp_path / "out" / "diffusion_pytorch_model.safetensors").keys() == vae.state_dict().keys()
+
+
+# Real sizes
+
+
+@pytest.mark.parametrize(
+    ("release", "tensors"),
+    [
+        ("0.9.0", {"transformer": 715, "vae": 190}),
+        ("0.9.1", {"transformer": 715, "vae": 294}),
+        ("0.9.8-13b-dev", {"transformer": 1215, "vae": 226}),
+    ],
+)
+def test_released_sizes_can_be_planned_in_every_layout(
+    release: str, tensors: dict[str, int], tmp_path: Path
+) -> None:
+    sparse_checkpoint(tmp_path / "large.safetensors", release)
+    with open_model(tmp_path / "large.safetensors", version=release) as model:
+        for to, plan in PLANS.items():
+            planned = plan(model, torch.bfloat16)
+            assert {kind: len(parts) for kind, parts in planned.parts.items()} == tensors, to
+            assert planned.nbytes > 2 * 2.3e9
 
 
 # Streaming and kill-safety

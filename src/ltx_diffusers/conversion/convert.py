@@ -7,6 +7,7 @@ go from the source to the target one by one. The target appears whole or not at 
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -136,8 +137,8 @@ def _check_arguments(
         raise CheckpointError(f"there is no file or folder {source}")
     if target.exists() and not (target.is_dir() and not single and not any(target.iterdir())):
         raise InputError(f"{target} exists already", fix="remove it, or choose another name")
-    if not target.parent.is_dir():
-        raise InputError(f"there is no folder {target.parent} to write into")
+    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise InputError(f"{target.parent} isn't a folder to write into")
 
 
 def _check_room(folder: Path, needed: int) -> None:

@@ -37,7 +37,7 @@ class OpenModel:
         scheduler: Fields of `LTXFlowMatchScheduler` that are known; None if the source tells nothing of it.
         undecided: What to raise where all of them must be known and aren't; None if they are.
         tokenizer: Its folder, or None.
-        tokenizer_class: Its library and class, as the pipeline's index names them.
+        classes: Library and class of text encoder and tokenizer, as a pipeline's index names them.
         version: The release, None if it isn't known.
         unexpected: Tensors of the source that belong to no part.
         notes: What was inferred, in sentences.
@@ -51,7 +51,7 @@ class OpenModel:
     scheduler: dict[str, Any] | None = None
     undecided: CheckpointError | None = None
     tokenizer: Path | None = None
-    tokenizer_class: tuple[str, str] | None = None
+    classes: dict[str, tuple[str, str]] = field(default_factory=dict)
     version: str | None = None
     unexpected: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
@@ -124,6 +124,11 @@ def _open_pipeline(folder: Path, version: str | None, allow_pickle: bool, stack:
             expected=", ".join((*_WEIGHTS, *_OTHERS)),
             fix="give the folder of one component",
         )
+    absent = [name for name in present if not (folder / name).is_dir()]
+    if absent:
+        raise CheckpointError(
+            f"{folder} lacks a folder that its {PIPELINE_FILE} names", got=f"no {absent[0]}"
+        )
     parts: dict[str, Part] = {}
     sources: dict[str, TensorSource] = {}
     notes: list[str] = []
@@ -147,7 +152,7 @@ def _open_pipeline(folder: Path, version: str | None, allow_pickle: bool, stack:
         sources,
         is_pipeline=True,
         tokenizer=folder / "tokenizer" if "tokenizer" in present else None,
-        tokenizer_class=tuple(index["tokenizer"]) if "tokenizer" in present else None,
+        classes={name: tuple(index[name]) for name in ("text_encoder", "tokenizer") if name in present},
         version=version,
         unexpected=tuple(unexpected),
         notes=tuple(notes),

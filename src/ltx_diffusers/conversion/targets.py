@@ -34,7 +34,7 @@ from .official_configs import (
 from .opening import PIPELINE_FILE, SCHEDULER_FILE, OpenModel, all_fields
 from .own_settings import ENTRY, RELEASE, SCHEDULER, STATISTICS, unstated
 from .renames import to_official
-from .text_encoders import COMFY_PREFIX
+from .text_encoders import COMFY_PREFIX, T5_ENCODER
 from .writing import PlannedTensor
 
 PREFIXES = MappingProxyType(
@@ -106,7 +106,10 @@ def plan_diffusers(model: OpenModel, dtype: torch.dtype | None) -> Plan:
         folder = Path() if alone else Path(kind)
         config = dict(model.parts[kind].config)
         if kind == "text_encoder":
-            components[kind] = ("transformers", config.get("architectures", ["T5EncoderModel"])[0])
+            components[kind] = model.classes.get(kind, T5_ENCODER)
+            if dtype is not None:  # Transformers loads in the dtype that the config states
+                config = {**config, "dtype": str(dtype).removeprefix("torch.")}
+                config.pop("torch_dtype", None)
         else:
             config = in_tree_config(kind, config)
             check_fits(kind, config, {tensor.name: tensor.shape for tensor in tensors})
@@ -123,7 +126,7 @@ def plan_diffusers(model: OpenModel, dtype: torch.dtype | None) -> Plan:
             components[SCHEDULER] = ("diffusers", CLASSES[SCHEDULER])
         if model.tokenizer is not None:
             copied[Path("tokenizer")] = model.tokenizer
-            components["tokenizer"] = model.tokenizer_class
+            components["tokenizer"] = model.classes["tokenizer"]
         configs[Path(PIPELINE_FILE)] = pipeline_index(components)
     return Plan(weights, parts, configs, copied, _left_out(model, parts, tokenizer=True))
 
