@@ -32,18 +32,20 @@ from ltx_diffusers.cli.stages import peak_memory
 from ltx_diffusers.conversion.convert import convert
 Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of the imports, doesn't count
 before = peak_memory()
-started = time.perf_counter()
+started, worked = time.perf_counter(), time.process_time()
 convert(sys.argv[1], sys.argv[2], sys.argv[3])
-print(json.dumps({"seconds": time.perf_counter() - started, "memory": peak_memory() - before}))
+seconds, cpu = time.perf_counter() - started, time.process_time() - worked
+print(json.dumps({"seconds": seconds, "cpu": cpu, "memory": peak_memory() - before}))
 """
 
 COPY = """
 import json, os, shutil, sys, time
-started = time.perf_counter()
+started, worked = time.perf_counter(), time.process_time()
 shutil.copyfile(sys.argv[1], sys.argv[2])
 with open(sys.argv[2], "rb") as file:
     os.fsync(file.fileno())
-print(json.dumps({"seconds": time.perf_counter() - started, "memory": 0}))
+seconds, cpu = time.perf_counter() - started, time.process_time() - worked
+print(json.dumps({"seconds": seconds, "cpu": cpu, "memory": 0}))
 """
 
 
@@ -92,14 +94,13 @@ def forget(path: Path) -> None:
         os.close(descriptor)
 
 
-def measure(code: str, source: Path, target: Path, *arguments: str) -> tuple[float, float]:
-    """Seconds and MB of one run; deletes what it wrote."""
+def measure(code: str, source: Path, target: Path, *arguments: str) -> dict[str, float]:
+    """Seconds, seconds of processor and bytes of one run; deletes what it wrote."""
     forget(source)
     command = [sys.executable, "-c", code, str(source), str(target), *arguments]
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
     shutil.rmtree(target) if target.is_dir() else target.unlink()
-    figures = json.loads(result.stdout)
-    return figures["seconds"], figures["memory"] / 1e6
+    return json.loads(result.stdout)
 
 
 def main() -> None:
@@ -126,20 +127,21 @@ def main() -> None:
                 measure, CONVERT, diffusers, folder / "out.safetensors", "official"
             ),
         }
-        figures: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+        figures: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
         for _ in range(options.rounds):
             for name, run in runs.items():
                 figures[name].append(run())
-    rows = {
-        name: {
-            "median_seconds": round(statistics.median(seconds for seconds, _ in values), 2),
-            "fastest_seconds": round(min(seconds for seconds, _ in values), 2),
-            "slowest_seconds": round(max(seconds for seconds, _ in values), 2),
-            "median_mb_per_second": round(size / 1e6 / statistics.median(seconds for seconds, _ in values)),
-            "peak_memory_above_start_mb": round(max(memory for _, memory in values)),
+    rows = {}
+    for name, values in figures.items():
+        seconds = sorted(value["seconds"] for value in values)
+        rows[name] = {
+            "median_seconds": round(statistics.median(seconds), 2),
+            "fastest_seconds": round(seconds[0], 2),
+            "slowest_seconds": round(seconds[-1], 2),
+            "median_processor_seconds": round(statistics.median(value["cpu"] for value in values), 2),
+            "median_mb_per_second": round(size / 1e6 / statistics.median(seconds)),
+            "peak_memory_above_start_mb": round(max(value["memory"] for value in values) / 1e6),
         }
-        for name, values in figures.items()
-    }
     report = {
         "date": datetime.date.today().isoformat(),
         "command": f"python benchmarks/convert.py --rounds {options.rounds}",

@@ -1,43 +1,90 @@
-"""`ltx-diffusers info`: what is in a model, without loading it."""
+"""`ltx-diffusers info`: what is in a model or a checkpoint file, without loading it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from ..hub.inspection import ModelInfo
+    from ..hub.file_inspection import FileInfo
+    from ..hub.inspection import Component, ModelInfo
+
+_SHOWN = 200
+"""Characters of a remark in a file's metadata that are shown."""
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A folder, a repository owner/name, or 'embedded'.")],
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint file, a folder, a repository owner/name, or 'embedded'.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Open .ckpt, .pt, .pth and .bin files, weights only.")
+    ] = False,
 ) -> None:
-    """Show a model's components, classes, parameters and settings, without loading its weights."""
-    from ..hub.inspection import inspect_model
+    """Show a model's parts, classes, parameters and settings, without loading its weights."""
+    if Path(model).expanduser().is_file():
+        from ..hub.file_inspection import inspect_file
 
-    info = inspect_model(model)
+        info = inspect_file(Path(model).expanduser(), allow_pickle=allow_pickle)
+        heading, remarks = _heading_of_file(info), _remarks_of_file(info)
+    else:
+        from ..hub.inspection import inspect_model
+
+        info = inspect_model(model)
+        heading, remarks = _heading_of_model(info), []
     if as_json:
         typer.echo(json.dumps({**asdict(info), "parameters": info.parameters}, indent=2))
     else:
-        _print_table(info)
+        _print_tables(heading, info.components, info.parameters, remarks)
 
 
-def _print_table(info: ModelInfo) -> None:
+def _heading_of_model(info: ModelInfo) -> str:
+    saved_by = f", saved by diffusers {info.version}" if info.version else ""
+    return f"{info.source}: {info.pipeline or 'a single component'}{saved_by}"
+
+
+def _heading_of_file(info: FileInfo) -> str:
+    if info.version is not None:
+        release = f"release {info.version} (told by its {info.version_from})"
+    elif info.candidates:
+        release = f"one of the releases {', '.join(info.candidates)}"
+    else:
+        release = "none of the releases"
+    return f"{info.source}: {info.layout} layout, {info.precision}, {release}"
+
+
+def _remarks_of_file(info: FileInfo) -> list[tuple[str, str]]:
+    """Names and values of the metadata; the config is shown with the components."""
+    remarks = []
+    for name, value in info.metadata.items():
+        text = "as above" if name == "config" else " ".join(str(value).split())
+        remarks.append(
+            (name, text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)")
+        )
+    if info.unexpected:
+        remarks.append(("in no part", f"{len(info.unexpected)} tensors, such as {info.unexpected[0]}"))
+    return remarks
+
+
+def _print_tables(
+    heading: str, components: Sequence[Component], parameters: int, remarks: Sequence[tuple[str, str]]
+) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    saved_by = f", saved by diffusers {info.version}" if info.version else ""
     table = Table("component", "class", "parameters", "dtype", "size", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.columns[1].overflow = "fold"
     for column in (table.columns[2], table.columns[4]):
         column.justify = "right"
-    for component in info.components:
+    for component in components:
         table.add_row(
             component.name,
             f"{component.library}.{component.class_name}" if component.library else component.class_name,
@@ -46,16 +93,16 @@ def _print_table(info: ModelInfo) -> None:
             f"{component.bytes / 1e6:,.1f} MB" if component.bytes else "",
         )
     table.add_section()
-    size = sum(component.bytes for component in info.components)
-    table.add_row("all", "", f"{info.parameters / 1e6:,.2f} M", "", f"{size / 1e6:,.1f} MB")
+    size = sum(component.bytes for component in components)
+    table.add_row("all", "", f"{parameters / 1e6:,.2f} M", "", f"{size / 1e6:,.1f} MB")
 
     settings = Table(box=None, show_header=False)
-    for component in info.components:
+    for component in components:
         for number, (name, value) in enumerate(component.settings.items()):
             settings.add_row(component.name if number == 0 else "", name, escape(json.dumps(value)))
+    for number, (name, value) in enumerate(remarks):
+        settings.add_row("metadata" if number == 0 else "", escape(name), escape(value))
     console = Console()
-    console.print(
-        escape(f"{info.source}: {info.pipeline or 'a single component'}{saved_by}"), highlight=False
-    )
+    console.print(escape(heading), highlight=False)
     console.print(table)
     console.print(settings)

@@ -19,11 +19,11 @@ from .sources import COMPONENT_FILE, PIPELINE_FILE, find_model, unknown_reposito
 
 _CONFIG_FILES = (COMPONENT_FILE, "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
 # The latents' statistics are stored among the weights but aren't learned.
-_BUFFERS = ("latents_mean", "latents_std")
+BUFFERS = ("latents_mean", "latents_std")
 _MAX_HEADER_BYTES = 100_000_000
 
 # The fields that decide how a model is used, by component; the rest of a config is its structure's detail.
-_SETTINGS = {
+SETTINGS = {
     "transformer": (
         "causal_temporal_positioning",
         "timestep_scale_multiplier",
@@ -56,6 +56,8 @@ _SETTINGS = {
         "base_shift",
         "max_shift",
     ),
+    "spatial_upsampler": ("in_channels", "mid_channels", "num_blocks_per_stage", "spatial_upsample"),
+    "temporal_upsampler": ("in_channels", "mid_channels", "num_blocks_per_stage", "temporal_upsample"),
     "text_encoder": ("d_model", "num_layers", "vocab_size"),
     "tokenizer": ("model_max_length",),
 }
@@ -252,8 +254,8 @@ def _component(
     tensors: dict[str, Tensor] = {}
     for weights in _weight_files(names, prefix):
         tensors |= files.read_header(weights)
-    learned = [tensor for key, tensor in tensors.items() if key not in _BUFFERS]
-    kind = name if name in _SETTINGS else _kind_of(class_name or config.get("_class_name", ""))
+    learned = [tensor for key, tensor in tensors.items() if key not in BUFFERS]
+    kind = name if name in SETTINGS else _kind_of(class_name or config.get("_class_name", ""))
     return Component(
         name=name,
         library=library,
@@ -264,7 +266,7 @@ def _component(
         parameters=sum(_count(tensor) for tensor in learned) if tensors else None,
         dtypes=_by_frequency(learned),
         bytes=sum(_count(tensor) * _bits(tensor.dtype) for tensor in tensors.values()) // 8,
-        settings={key: config[key] for key in _SETTINGS.get(kind, ()) if config.get(key) is not None},
+        settings={key: config[key] for key in SETTINGS.get(kind, ()) if config.get(key) is not None},
     )
 
 
