@@ -125,8 +125,7 @@ def test_the_code_for_an_upsampling_pipeline_runs(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
     upsampler = LTXLatentUpsampler(in_channels=8, mid_channels=32, num_blocks_per_stage=1)
-    LTXLatentUpsamplePipeline(tiny_components(causal=True)["vae"], upsampler).save_pretrained(tmp_path / "up")
-    push_folder(tmp_path / "up", "up", layout=layout)
+    LTXLatentUpsamplePipeline(tiny_components(causal=True)["vae"], upsampler).push_to_hub("up", layout=layout)
     card = card_of(hub, "ada/up")
     assert ModelCard(card).data.pipeline_tag == "video-to-video"
     assert run(code_of(card), tmp_path, monkeypatch)["larger"].shape == (1, 8, 2, 8, 8)

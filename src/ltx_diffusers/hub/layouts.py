@@ -281,13 +281,9 @@ def _to_native(folder: ModelFolder, part: str, prefix: str, name: str) -> bytes:
 
 def _check_diffusers_index(index: Mapping[str, Any]) -> None:
     """Diffusers alone must know every class."""
+    known = (None, "diffusers", "transformers", *_DIFFUSERS_LIBRARIES.values())
     for name, entry in index.items():
-        if isinstance(entry, list) and entry[0] not in (
-            None,
-            "diffusers",
-            "transformers",
-            *_DIFFUSERS_LIBRARIES.values(),
-        ):
+        if isinstance(entry, list) and entry[0] not in known:
             raise InputError(
                 f"Diffusers has no class for the {name} of this pipeline",
                 got=".".join(map(str, entry)),

@@ -17,13 +17,14 @@ from ..functional.latent_statistics import match_statistics, tone_map
 from ..functional.latents import denormalize_latents, normalize_latents
 from ..geometry import CompressionRatios, VideoSize, check_video_size
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+from ..models.publishing import PublishesToHub
 from ..models.upsamplers.latent_upsampler_ltx import LTXLatentUpsampler
 from .decoding import decode_latents, to_output
 from .images import encode_frames, split_images
 from .media import sides_of, video_pixels
 
 
-class LTXLatentUpsamplePipeline(DiffusionPipeline):
+class LTXLatentUpsamplePipeline(PublishesToHub, DiffusionPipeline):
     """Doubles the resolution of latents in space or in time.
 
     The call is that of Diffusers' pipeline, with two differences towards the official one: statistics are matched to
