@@ -403,6 +403,8 @@ def test_lora_state_dict_gives_diffusers_keys_for_any_format(tmp_path: Path) -> 
     assert tensors.keys() == expected.keys()
     assert metadata["transformer.alpha_pattern"]["proj_in"] == 1
     assert LTXPipeline.lora_state_dict(path).keys() == expected.keys()
+    with pytest.raises(InputError, match="changes no layer"):
+        LTXPipeline.lora_state_dict({"diffusion_model.proj_out.diff_b": torch.ones(8)})
 
 
 def test_a_repository_is_read_from_the_cache(tmp_path: Path) -> None:

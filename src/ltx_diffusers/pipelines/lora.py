@@ -49,6 +49,9 @@ _KEPT_FUSED = "unload_lora_weights() keeps what is fused for good, unfuse_lora()
 class LTXLoraMixin(LTXVideoLoraLoaderMixin):
     """Loads, saves, weighs, fuses and swaps LoRAs of the pipeline's transformer."""
 
+    # Layers with fused adapters, these adapters' names, and their scales without `lora_scale`.
+    _scales_before_fusing: Sequence[tuple[nn.Module, str, float | Tensor]] = ()
+
     @classmethod
     def lora_state_dict(
         cls, pretrained_model_name_or_path_or_dict: str | Path | Mapping[str, Tensor], **kwargs: Any
@@ -60,7 +63,7 @@ class LTXLoraMixin(LTXVideoLoraLoaderMixin):
             **kwargs: The same; and `return_lora_metadata`, whether PEFT's settings, alpha among them, come too.
 
         Raises:
-            InputError: If it can't be read, or PEFT has no adapter for it.
+            InputError: If it can't be read, would have no effect, or PEFT has no adapter for it.
         """
         with_metadata = kwargs.pop("return_lora_metadata", False)
         lora = _read(pretrained_model_name_or_path_or_dict, **kwargs)
@@ -104,11 +107,12 @@ class LTXLoraMixin(LTXVideoLoraLoaderMixin):
         self._check_layers(lora, adapter_name, hotswap)
         adapter_name = adapter_name or get_adapter_name(transformer)
         settings, tensors = peft_settings(lora), to_tensors(lora, "diffusers")
-        if hotswap:  # PEFT wants equal patterns and dropouts; scales are set below, and nothing is trained
+        if (
+            hotswap
+        ):  # PEFT wants equal patterns and dropouts; scales are set afterwards, and nothing is trained
             current = transformer.peft_config[adapter_name]
             settings |= {"alpha_pattern": current.alpha_pattern, "lora_dropout": current.lora_dropout}
             tensors = for_swapping(transformer, adapter_name, tensors)
-
         self.load_lora_into_transformer(
             tensors,
             transformer=transformer,
@@ -120,8 +124,6 @@ class LTXLoraMixin(LTXVideoLoraLoaderMixin):
         )
         if hotswap:
             set_scales(transformer, adapter_name, lora)
-            for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern"):
-                setattr(current, name, peft_settings(lora)[name])
         else:
             restore_numbers(transformer, adapter_name, lora, transformer.dtype)
         if report.unmatched:
@@ -234,7 +236,7 @@ class LTXLoraMixin(LTXVideoLoraLoaderMixin):
         fused = fused_adapters(self.transformer)
         if fused:
             super().unfuse_lora(list(components), **kwargs)
-        for module, name, scale in getattr(self, "_scales_before_fusing", ()):
+        for module, name, scale in self._scales_before_fusing:
             module.scaling[name] = scale
         self._scales_before_fusing = ()
 
@@ -265,6 +267,11 @@ class LTXLoraMixin(LTXVideoLoraLoaderMixin):
         self._check_adapters(names)
         self._check_not_fused("delete some")
         super().delete_adapters(names)
+
+    def unload_lora_weights(self) -> None:
+        """Remove all LoRAs. What is fused stays in the weights, for good."""
+        super().unload_lora_weights()
+        self._scales_before_fusing = ()
 
     def _check_adapter_name(self, name: str | None, hotswap: bool) -> None:
         """What can be checked before a file is read."""

@@ -19,7 +19,8 @@ from ltx_diffusers.conversion.lora.files import (
     read_lora,
     write_lora,
 )
-from ltx_diffusers.conversion.lora.formats import to_tensors
+from ltx_diffusers.conversion.lora.formats import FORMATS, to_tensors
+from ltx_diffusers.conversion.lora.layers import Lora
 from ltx_diffusers.conversion.tensors import SafetensorsFile
 from ltx_diffusers.errors import CheckpointError, InputError
 
@@ -141,6 +142,25 @@ def test_a_checkpoint_that_is_no_lora_is_recognised_without_loading_it(
     monkeypatch.setattr(SafetensorsFile, "load", lambda *_: pytest.fail("loaded"))
     with pytest.raises(CheckpointError, match="copy of the model's own parameter"):
         read_lora(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_remarks_of_a_file_are_kept(format: str, tmp_path: Path) -> None:
+    remarks = {
+        "modelspec.trigger_phrase": "in the style of",
+        "format": "pt",
+        METADATA_KEY: '{"lora_alpha": 2}',
+    }
+    path = write_lora(read_lora(save(tmp_path / "x.safetensors", remarks)), tmp_path / "out", format)
+    with safe_open(path, "pt") as file:
+        kept = file.metadata()
+    assert kept["modelspec.trigger_phrase"] == "in the style of"
+    assert (METADATA_KEY in kept) == (format == "diffusers")
+
+
+def test_a_lora_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="changes no layer"):
+        write_lora(Lora({}), tmp_path / "x")
 
 
 def test_targets(tmp_path: Path) -> None:

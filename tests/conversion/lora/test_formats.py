@@ -184,6 +184,7 @@ def test_what_cant_be_used_is_listed_with_the_reason(key: str, shape: tuple[int,
         ({"lora_A.weight": torch.ones(3, 8)}, "have no product"),
         ({"lora_A.weight": torch.ones(2, 8, 1, 1)}, "have no product"),
         ({"lora_A.weight": torch.ones(0, 8), "lora_B.weight": torch.ones(16, 0)}, "have no product"),
+        ({"lora_A.weight": torch.ones(2, 8, dtype=torch.int8)}, "aren't floating-point"),
         ({"alpha": torch.ones(2)}, "alpha isn't one number"),
         ({"dora_scale": torch.ones(1, 8)}, "isn't one number per output"),
         ({"lora_B.bias": torch.ones(3)}, "isn't one number per output"),
@@ -224,8 +225,9 @@ def test_files_without_a_meaning_are_refused(tensors: dict, message: str) -> Non
 def test_alpha_in_the_file_goes_before_that_of_a_description() -> None:
     config = AdapterConfig({"r": 2, "lora_alpha": 6}, "a description")
     assert from_tensors(GOOD, config).layers["proj_in"].scale == 3
-    stated = {**GOOD, "transformer.proj_in.alpha": torch.tensor(1.0)}
-    assert from_tensors(stated, config).layers["proj_in"].scale == 0.5
+    for one in (torch.tensor(1.0), torch.tensor([1]), torch.tensor(1, dtype=torch.bfloat16)):
+        stated = {**GOOD, "transformer.proj_in.alpha": one}
+        assert from_tensors(stated, config).layers["proj_in"].scale == 0.5
 
 
 def test_full_differences_are_kept_for_comfyui_and_refused_for_peft() -> None:

@@ -121,7 +121,7 @@ def peft_settings(lora: Lora) -> dict[str, Any]:
     another, so that they are safe as patterns.
 
     Raises:
-        InputError: If PEFT has no adapter for it: full differences, or DoRA on a part of the layers.
+        InputError: If PEFT has no adapter for it: no layers, full differences, or DoRA on a part of the layers.
     """
     check_representable(lora)
     ranks = {name: layer.rank for name, layer in lora.layers.items()}
@@ -143,6 +143,8 @@ def peft_settings(lora: Lora) -> dict[str, Any]:
 
 def check_representable(lora: Lora) -> None:
     """Raise InputError if no PEFT adapter can hold `lora`."""
+    if not lora.layers and not lora.differences:
+        raise InputError("this LoRA changes no layer")
     fix = 'write it as "comfy" or "kohya", or merge it into a checkpoint'
     if lora.differences:
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def read_lora(
         path = find_lora_file(path, weight_name)
     with open_tensors(path, allow_pickle=allow_pickle) as file:
         config = _config_of(path, file.metadata)
-        return from_tensors(_LoadedWhenAsked(file), config, str(path))
+        lora = from_tensors(_LoadedWhenAsked(file), config, str(path))
+        return replace(lora, metadata=_remarks(file.metadata))
 
 
 class _LoadedWhenAsked(Mapping):
@@ -138,15 +140,15 @@ def write_lora(
         PlannedTensor(name, tensor.dtype, tuple(tensor.shape), lambda t=tensor: t)
         for name, tensor in tensors.items()
     ]
+    metadata = {"format": "pt", **lora.metadata}
     if format == "peft":
         with new_folder(path) as folder:
-            write_safetensors(folder / PEFT_FILE, plan, {"format": "pt"})
+            write_safetensors(folder / PEFT_FILE, plan, metadata)
             write_json(
                 folder / PEFT_CONFIG,
                 {"peft_type": "LORA", "base_model_name_or_path": None, **peft_settings(lora)},
             )
         return path / PEFT_FILE
-    metadata = {"format": "pt"}
     if format == "diffusers":
         settings = {f"transformer.{name}": value for name, value in peft_settings(lora).items()}
         metadata[METADATA_KEY] = json.dumps(settings, indent=2, sort_keys=True)
@@ -172,6 +174,12 @@ def check_target(target: str | Path, format: str) -> Path:
     if path.suffix != ".safetensors":
         raise InputError("a LoRA is written as a .safetensors file, or into a folder", got=path)
     return path
+
+
+def _remarks(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """What a file says of itself, but for how it stores things."""
+    own = ("format", METADATA_KEY)
+    return {key: text for key, text in metadata.items() if key not in own and isinstance(text, str)}
 
 
 def _config_of(path: Path, metadata: Mapping[str, Any]) -> AdapterConfig | None:

@@ -247,6 +247,8 @@ def _build(
         return f"its other matrix ({'lora_A' if down is None else 'lora_B'}) is missing"
     if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1] or 0 in (*down.shape, *up.shape):
         return f"its matrices {tuple(up.shape)} and {tuple(down.shape)} have no product"
+    if not all(tensor.is_floating_point() for part, tensor in parts.items() if part != "alpha"):
+        return "its numbers aren't floating-point numbers"
     rank = down.shape[0]
     alpha = parts.get("alpha")
     if alpha is not None:

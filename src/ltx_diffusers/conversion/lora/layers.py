@@ -117,12 +117,14 @@ class Lora:
             hold these; merging can.
         unmatched: What in its file couldn't be used: key and reason.
         format: Name of the format that it was read from, in `formats.FORMATS`.
+        metadata: Remarks of its file, such as what it was trained on; written along.
     """
 
     layers: Mapping[str, LoraLayer]
     differences: Mapping[str, Tensor] = field(default_factory=dict)
     unmatched: Mapping[str, str] = field(default_factory=dict)
     format: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_parameters(self) -> int:

@@ -9,6 +9,7 @@ from peft.tuners.lora import LoraLayer as PeftLayer
 from torch import Tensor, nn
 
 from ...errors import InputError
+from .adapter_config import peft_settings
 from .layers import Lora, LoraLayer
 from .names import find_layer
 
@@ -109,11 +110,15 @@ def restore_numbers(model: nn.Module, adapter_name: str, lora: Lora, dtype: torc
 
 
 def set_scales(model: nn.Module, adapter_name: str, lora: Lora) -> None:
-    """Give an adapter's layers the ranks and scales of the LoRA that was just swapped in.
+    """Give an adapter the ranks and scales of the LoRA that was just swapped in.
 
     PEFT 0.21 looks for a swapped layer's rank and alpha under the name of its matrix, where no pattern fits, and keeps
     those of the first LoRA for later `set_adapters`.
     """
+    config = model.peft_config[adapter_name]
+    for setting, value in peft_settings(lora).items():
+        if setting != "target_modules":
+            setattr(config, setting, value)
     for name, module in lora_modules(model, adapter_name):
         layer = lora.layers.get(name)
         if layer is None:
