@@ -9,12 +9,11 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     HFValidationError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
-from ...errors import CheckpointError, InputError
+from ...errors import InputError
 from .files import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE, choose_lora_file
 
 
@@ -52,43 +51,49 @@ def fetch_lora(
         "force_download": force_download,
         "local_files_only": local_files_only,
     }
+    names = [weight_name] if weight_name else [DIFFUSERS_FILE, PEFT_FILE]
     try:
         if weight_name is None and not local_files_only:
-            weight_name = _find(repository, subfolder, revision, token)
-        names = [weight_name] if weight_name else [DIFFUSERS_FILE, PEFT_FILE]
+            names = _listed(repository, subfolder, revision, token) or names
         path = _first(repository, names, options)
         if path.stem == Path(PEFT_FILE).stem:
             _first(repository, [PEFT_CONFIG], options, required=False)
         return path
+    except InputError:
+        raise
     except (RepositoryNotFoundError, HFValidationError):
         raise InputError(f"there is no folder and no repository {repository!r} that you may read") from None
     except RevisionNotFoundError:
         raise InputError(f"the repository {repository} has no revision {revision!r}") from None
     except LocalEntryNotFoundError:
-        raise InputError(
-            f"the Hub can't be reached and {repository} is not in the local cache",
-            fix="check the network, or give the file's name (weight_name) if it was downloaded before",
-        ) from None
+        raise _unreachable(repository) from None
     except EntryNotFoundError:
-        raise InputError(f"the repository {repository} has no file {weight_name!r}") from None
+        raise InputError(f"the repository {repository} has no file {' or '.join(names)}") from None
+    except Exception as problem:  # the client's network errors have no common base
+        raise _unreachable(repository, problem) from problem
 
 
-def _find(
+def _listed(
     repository: str, subfolder: str | None, revision: str | None, token: str | bool | None
-) -> str | None:
-    """Which file of a repository is the LoRA; None if the Hub can't be asked."""
+) -> list[str] | None:
+    """The file of a repository that is the LoRA; None if the Hub can't be asked."""
     try:
         files = HfApi(token=token).list_repo_files(repository, revision=revision)
-    except (OfflineModeIsEnabled, OSError) as problem:
-        if isinstance(problem, (RepositoryNotFoundError, RevisionNotFoundError)):
-            raise
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
+        raise
+    except Exception:  # as above; what is in the cache may still do
         return None
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
     here = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
-    try:
-        return choose_lora_file([name for name in here if "/" not in name], f"the repository {repository}")
-    except CheckpointError as error:
-        raise InputError(str(error)) from None
+    return [choose_lora_file([name for name in here if "/" not in name], f"the repository {repository}")]
+
+
+def _unreachable(repository: str, problem: Exception | None = None) -> InputError:
+    return InputError(
+        f"the Hub can't be reached and {repository} is not in the local cache",
+        got=None if problem is None else type(problem).__name__,
+        fix="check the network, or give the file's name (weight_name) if it was downloaded before",
+    )
 
 
 def _first(repository: str, names: list[str], options: dict, required: bool = True) -> Path | None:
