@@ -26,10 +26,11 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_components
 from transformers import T5EncoderModel
 
-from ltx_diffusers import AutoencoderKLLTX, LTXPipeline, LTXTransformer3DModel
+from ltx_diffusers import AutoencoderKLLTX, LTXFlowMatchScheduler, LTXPipeline, LTXTransformer3DModel
 from ltx_diffusers.conversion import convert as module
 from ltx_diffusers.conversion.convert import convert
 from ltx_diffusers.conversion.opening import open_model
+from ltx_diffusers.conversion.releases import RELEASES
 from ltx_diffusers.conversion.targets import PLANS
 from ltx_diffusers.errors import CheckpointError, InputError
 
@@ -153,6 +154,15 @@ def test_single_parts_become_single_components(tmp_path: Path) -> None:
         }
 
 
+def test_a_vae_alone_has_no_prefix_in_comfyui(tmp_path: Path) -> None:
+    tiny_autoencoder("0.9.5").save_pretrained(tmp_path / "vae")
+    convert(tmp_path / "vae", tmp_path / "vae.safetensors", "comfy")
+    assert "encoder.conv_in.conv.weight" in load_file(tmp_path / "vae.safetensors")
+    convert(tmp_path / "vae.safetensors", tmp_path / "back", "diffusers")
+    name = "diffusion_pytorch_model.safetensors"
+    assert bits(tmp_path / "back" / name) == bits(tmp_path / "vae" / name)
+
+
 def test_shards_are_read_and_written(official: Path, tmp_path: Path) -> None:
     convert(official, tmp_path / "sharded", "diffusers", shard_size="1MB")
     assert len(list((tmp_path / "sharded" / "vae").glob("*-of-*.safetensors"))) > 1
@@ -233,6 +243,17 @@ def test_a_version_is_asked_for_where_releases_sample_differently(tmp_path: Path
     assert made.version == "0.9.6-distilled"  # noted in the metadata, so asked for only once
     pipe = LTXPipeline.from_pretrained(tmp_path / "again", text_encoder=None, tokenizer=None)
     assert pipe.scheduler.config.stochastic_sampling is True
+
+
+@pytest.mark.parametrize("release", ["0.9.6-distilled", "0.9.8-2b-distilled"])
+def test_a_folder_that_states_how_it_is_sampled_is_not_asked_again(release: str, tmp_path: Path) -> None:
+    parts = tiny_components(causal=True, timestep_conditioning=True)
+    parts["scheduler"] = LTXFlowMatchScheduler(**RELEASES[release].scheduler_config)
+    LTXPipeline(**parts).save_pretrained(tmp_path / "folder")
+    assert convert(tmp_path / "folder", tmp_path / "a.safetensors", "official", verify=True).report.ok
+    convert(tmp_path / "a.safetensors", tmp_path / "back", "diffusers")
+    pipe = LTXPipeline.from_pretrained(tmp_path / "back", text_encoder=None, tokenizer=None)
+    assert pipe.scheduler.config.stochastic_sampling == RELEASES[release].stochastic_sampling
 
 
 def test_what_diffusers_repositories_do_not_state_follows_from_the_vae_and_is_said(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_target_that_computes_otherwise_is_found(source: Path, tmp_path: Path)
     changed(source, tmp_path / "target.safetensors", {}, {"norm_eps": 1e-2})
     report = verify(source, tmp_path / "target.safetensors", "official")
     assert not report.ok
-    assert report.parts[0].problems == {}
+    assert report.parts[0].problems == {"settings stated otherwise": ("norm_eps",)}
     assert report.parts[0].output_difference > 0
     assert "DIFFERS" in report.lines()[0]
 
@@ -131,3 +131,22 @@ def test_nan_in_the_source_is_reported_too(source: Path, tmp_path: Path) -> None
 def test_an_unknown_layout_is_refused(source: Path) -> None:
     with pytest.raises(InputError, match="unknown layout"):
         verify(source, source, "gguf")
+
+
+def test_another_schedule_is_found(source: Path, tmp_path: Path) -> None:
+    with safe_open(source, "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    config["scheduler"]["target_shift_terminal"] = 0.2
+    save_file(load_file(source), tmp_path / "target.safetensors", {"config": json.dumps(config)})
+    report = verify(source, tmp_path / "target.safetensors", "official")
+    assert report.scheduler == ("shift_terminal",)
+    assert not report.ok
+    assert report.lines()[0] == "the scheduler's settings differ: shift_terminal"
+
+
+def test_a_target_of_another_shape_is_found(source: Path, tmp_path: Path) -> None:
+    """A whole model of its own, but not this one."""
+    save_checkpoint(tmp_path / "other.safetensors", "0.9.0")
+    transformer, vae = verify(source, tmp_path / "other.safetensors", "official").parts
+    assert transformer.ok
+    assert vae.missing and vae.unexpected and not vae.ok

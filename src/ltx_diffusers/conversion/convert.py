@@ -111,7 +111,7 @@ def convert(
         seconds = time.perf_counter() - started
         report = None
         if verify:
-            with open_model(target, version=model.version) as written:
+            with open_model(target) as written:
                 counted = _counter("verifying", plan.nbytes, progress)
                 report = compare(plan, model, written, counted)
         notes = (*model.notes, *(f"left out: {what}" for what in plan.left_out))

@@ -54,7 +54,7 @@ class OpenModel:
     classes: dict[str, tuple[str, str]] = field(default_factory=dict)
     version: str | None = None
     unexpected: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 @contextmanager

@@ -137,16 +137,19 @@ def plan_official(model: OpenModel, dtype: torch.dtype | None) -> Plan:
     Raises:
         CheckpointError: If the official classes can't express the model, or it lacks what they must know.
     """
-    return _plan_file(model, dtype, [kind for kind in model.parts if kind != "text_encoder"])
+    return _plan_file(model, dtype, [kind for kind in model.parts if kind != "text_encoder"], PREFIXES)
 
 
 def plan_comfy(model: OpenModel, dtype: torch.dtype | None) -> Plan:
     """A single file as ComfyUI's checkpoint loader wants it: the official one, with the text encoder if there is one.
 
+    A VAE alone is written without a prefix, as ComfyUI's loader of VAEs wants it.
+
     Raises:
         CheckpointError: As `plan_official`.
     """
-    return _plan_file(model, dtype, list(model.parts))
+    kinds = list(model.parts)
+    return _plan_file(model, dtype, kinds, {} if kinds == ["vae"] else PREFIXES)
 
 
 PLANS: Mapping[str, Callable[[OpenModel, torch.dtype | None], Plan]] = MappingProxyType(
@@ -218,7 +221,9 @@ def _defaults(tensors: list[PlannedTensor], shapes: Mapping[str, tuple[int, ...]
     ]
 
 
-def _plan_file(model: OpenModel, dtype: torch.dtype | None, kinds: list[str]) -> Plan:
+def _plan_file(
+    model: OpenModel, dtype: torch.dtype | None, kinds: list[str], prefixes: Mapping[str, str]
+) -> Plan:
     upsamplers = [kind for kind in kinds if kind.endswith("upsampler")]
     if not kinds or (upsamplers and len(kinds) > 1):
         raise CheckpointError(
@@ -229,23 +234,21 @@ def _plan_file(model: OpenModel, dtype: torch.dtype | None, kinds: list[str]) ->
     parts = {kind: planned_tensors(model, kind, dtype) for kind in kinds}
     tensors: list[PlannedTensor] = []
     for kind, planned in parts.items():
-        prefix, part = PREFIXES.get(kind, ""), model.parts[kind]
+        prefix, part = prefixes.get(kind, ""), model.parts[kind]
+        if kind not in MODEL_CLASSES:  # the text encoder, whose names are the same
+            tensors += [tensor._replace(name=prefix + tensor.name) for tensor in planned]
+            continue
+        write, read = _OFFICIAL_CONFIGS[kind]
+        config = write(part.config)
+        official |= config if upsamplers else {kind: config}
+        remarks[kind] = unstated(part.config, read(config), MODEL_CLASSES[kind])
         for tensor in planned:
-            name = to_official(kind, tensor.name, part.vae_family) if kind in MODEL_CLASSES else tensor.name
+            name = to_official(kind, tensor.name, part.vae_family)
             tensors.append(tensor._replace(name=prefix + name))
-        if kind in MODEL_CLASSES:
-            write, read = _OFFICIAL_CONFIGS[kind]
-            config = write(part.config)
-            official |= config if upsamplers else {kind: config}
-            remarks[kind] = unstated(part.config, read(config), MODEL_CLASSES[kind])
     if "vae" in parts:
-        kept = kept_statistics(model.parts["vae"], model.sources["vae"])
-        tensors += [
-            PlannedTensor(
-                PREFIXES["vae"] + name, tensor.dtype, tuple(tensor.shape), lambda tensor=tensor: tensor
-            )
-            for name, tensor in kept.items()
-        ]
+        for name, kept in kept_statistics(model.parts["vae"], model.sources["vae"]).items():
+            name = prefixes.get("vae", "") + name
+            tensors.append(PlannedTensor(name, kept.dtype, tuple(kept.shape), partial(_same, kept)))
     if model.scheduler is None and model.undecided is not None:
         raise model.undecided
     if model.scheduler is not None and "transformer" in parts:
@@ -256,11 +259,18 @@ def _plan_file(model: OpenModel, dtype: torch.dtype | None, kinds: list[str]) ->
             official["allowed_inference_steps"] = list(allowed)
         back = scheduler_from_official(config, allowed)
         remarks[SCHEDULER] = unstated(model.scheduler, back, LTXFlowMatchScheduler)
+        if allowed is not None and "stochastic_sampling" in model.scheduler:
+            # Of distilled models it must be stated: some need it, and their official configs are the same.
+            remarks[SCHEDULER]["stochastic_sampling"] = model.scheduler["stochastic_sampling"]
     if model.version is not None:
         remarks[RELEASE] = {"name": model.version}
     metadata = {**_taken_over(model), "config": json.dumps(official), **_metadata(remarks)}
     weights = [PlannedWeights(Path(), "", tensors, metadata)]
     return Plan(weights, parts, left_out=_left_out(model, parts, tokenizer=False))
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def _remarks(model: OpenModel, kind: str, alone: bool) -> dict[str, dict[str, Any]]:

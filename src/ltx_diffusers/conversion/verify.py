@@ -6,12 +6,16 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..schedulers.flow_match import LTXFlowMatchScheduler
 from .describe import FP8_DTYPES
+from .loading import iterate_part
 from .model_classes import MODEL_CLASSES
 from .opening import OpenModel, open_model
+from .own_settings import unstated
 from .small_runs import SMALL, outputs
 from .targets import PLANS, Plan, check_layout
 
@@ -36,6 +40,7 @@ class PartReport:
         dtypes_differ: Tensors whose dtype isn't the one asked for, or else the source's.
         not_finite: Tensors with NaN or infinite values.
         values: Tensors whose values aren't the source's, rounded to the dtype asked for.
+        settings: Fields of the model's config that the source states otherwise.
         output_difference: Largest difference of both models' outputs in float32; None if the model is too large to
             be run, or isn't one of ours.
     """
@@ -51,11 +56,12 @@ class PartReport:
     dtypes_differ: tuple[str, ...] = ()
     not_finite: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     output_difference: float | None = None
 
     @property
     def problems(self) -> dict[str, tuple[str, ...]]:
-        """Tensors by what is wrong with them; {} if nothing is."""
+        """Tensors, or settings, by what is wrong with them; {} if nothing is."""
         found = {
             "missing": self.missing,
             "unexpected": self.unexpected,
@@ -63,6 +69,7 @@ class PartReport:
             "of another dtype": self.dtypes_differ,
             "with NaN or infinite values": self.not_finite,
             "with other values": self.values,
+            "settings stated otherwise": self.settings,
         }
         return {problem: names for problem, names in found.items() if names}
 
@@ -94,22 +101,27 @@ class Report:
         parts: Of the target.
         lost: Kinds of parts that the target should have and hasn't.
         unexpected: Tensors of the target that belong to no part.
+        scheduler: Fields of the scheduler's config that the source states otherwise.
     """
 
     parts: tuple[PartReport, ...]
     lost: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
+    scheduler: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether every part is there and as it should be."""
-        return not self.lost and not self.unexpected and all(part.ok for part in self.parts)
+        """Whether everything is there and as it should be."""
+        whole = not (self.lost or self.unexpected or self.scheduler)
+        return whole and all(part.ok for part in self.parts)
 
     def lines(self) -> list[str]:
         """The report as text."""
         lines = [f"verified {kind}: LOST" for kind in self.lost]
         if self.unexpected:
             lines.append(f"{len(self.unexpected)} tensors belong to no part: {_some(self.unexpected)}")
+        if self.scheduler:
+            lines.append(f"the scheduler's settings differ: {_some(self.scheduler)}")
         return [*lines, *(line for part in self.parts for line in part.lines())]
 
 
@@ -141,7 +153,7 @@ def verify(
     check_layout(to)
     with open_model(source, version=version, allow_pickle=allow_pickle) as model:
         plan = PLANS[to](model, dtype)
-        with open_model(target, version=model.version) as written:
+        with open_model(target) as written:
             return compare(plan, model, written, progress)
 
 
@@ -160,7 +172,10 @@ def compare(
     """
     lost = tuple(kind for kind in plan.parts if kind not in target.parts)
     parts = [_compare_part(plan, source, target, kind, progress) for kind in plan.parts if kind not in lost]
-    return Report(tuple(parts), lost, target.unexpected)
+    scheduler = ()
+    if "transformer" in plan.parts and source.scheduler is not None:
+        scheduler = tuple(unstated(source.scheduler, target.scheduler or {}, LTXFlowMatchScheduler))
+    return Report(tuple(parts), lost, target.unexpected, scheduler)
 
 
 def _compare_part(
@@ -208,8 +223,13 @@ def _compare_part(
         dtypes_differ=tuple(dtypes_differ),
         not_finite=tuple(not_finite),
         values=tuple(values),
-        output_difference=_output_difference(plan, source, target, kind, parameters),
+        settings=_settings(source.parts[kind].config, part.config, kind),
+        output_difference=None if shapes else _output_difference(plan, source, target, kind, parameters),
     )
+
+
+def _settings(source: Mapping[str, Any], target: Mapping[str, Any], kind: str) -> tuple[str, ...]:
+    return tuple(unstated(source, target, MODEL_CLASSES[kind])) if kind in MODEL_CLASSES else ()
 
 
 def _output_difference(
@@ -219,10 +239,12 @@ def _output_difference(
     if kind not in MODEL_CLASSES or parameters > SMALL:
         return None
     part, file = target.parts[kind], target.sources[kind]
-    ours = outputs(kind, part.config, {name: file.load(stored) for name, stored in part.names.items()})
-    weights = {tensor.name: tensor.load() for tensor in plan.parts[kind]}
-    theirs = outputs(kind, source.parts[kind].config, weights)
-    return max((mine - other).abs().max().item() for mine, other in zip(ours, theirs, strict=True))
+    written = outputs(kind, part.config, dict(iterate_part(part, file, torch.float32)))
+    planned = {tensor.name: tensor.load() for tensor in plan.parts[kind]}
+    expected = outputs(kind, source.parts[kind].config, planned)
+    if [tensor.shape for tensor in written] != [tensor.shape for tensor in expected]:
+        return float("inf")
+    return max((ours - theirs).abs().max().item() for ours, theirs in zip(written, expected, strict=True))
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
