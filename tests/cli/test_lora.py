@@ -108,6 +108,13 @@ def test_merge_and_extract(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert largest_error(output(pipe.transformer), output(model)) < 2e-5
 
 
+def test_the_embedded_model_is_a_checkpoint_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = {"proj_out.lora_A.weight": torch.ones(1, 9), "proj_out.lora_B.weight": torch.ones(9, 1)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    assert main(["lora", "info", str(tmp_path / "x.safetensors"), "--checkpoint", "embedded"]) == 2
+    assert "made for a weight of shape (9, 9), the model's is" in " ".join(capsys.readouterr().err.split())
+
+
 def test_what_is_left_out_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = base_transformer()
     model.proj_in.weight.data += 1

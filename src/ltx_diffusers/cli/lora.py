@@ -54,9 +54,7 @@ def info_command(
     source: _Lora,
     checkpoint: Annotated[
         str | None,
-        typer.Option(
-            help="A checkpoint file or folder: says whether the LoRA fits it, and its changes relative to it."
-        ),
+        typer.Option(help="A checkpoint file or folder, or embedded, that the LoRA is held against."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     allow_pickle: _Pickle = False,
@@ -76,9 +74,10 @@ def info_command(
 @app.command("merge")
 def merge_command(
     checkpoint: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="CHECKPOINT", help="A safetensors file, or a transformer's or pipeline's folder."
+            metavar="CHECKPOINT",
+            help="A safetensors file, a transformer's or pipeline's folder, or embedded.",
         ),
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The new file or folder.")],
@@ -102,7 +101,7 @@ def merge_command(
     with Stages() as stages:
         stages.begin("check")
         made = merge_loras(
-            checkpoint,
+            _checkpoint(checkpoint),
             pairs,
             target,
             begin=lambda count: stages.begin("merge", total=count),
@@ -118,8 +117,10 @@ def merge_command(
 
 @app.command("extract")
 def extract_command(
-    base: Annotated[Path, typer.Argument(metavar="BASE", help="The original checkpoint, file or folder.")],
-    tuned: Annotated[Path, typer.Argument(metavar="TUNED", help="The changed one, of the same size.")],
+    base: Annotated[
+        str, typer.Argument(metavar="BASE", help="The original checkpoint: file, folder, or embedded.")
+    ],
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The changed one, of the same size.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The new LoRA; a folder for peft.")],
     rank: Annotated[int, typer.Option(help="The largest rank of a layer.")] = 32,
     to: _Format = "diffusers",
@@ -147,8 +148,8 @@ def extract_command(
     with Stages() as stages:
         stages.begin("check")
         lora, report = extract_lora(
-            base,
-            tuned,
+            _checkpoint(base),
+            _checkpoint(tuned),
             rank=rank,
             dtype=_dtype(dtype),
             differences=differences,
@@ -170,6 +171,13 @@ def extract_command(
         f"{path}: {len(lora.layers)} layers of rank {rank} or less, {lora.num_parameters / 1e6:,.2f} M parameters; "
         f"lacks {report.error:.2%} of a difference of norm {report.norm:.4g}; {stages.summary()}"
     )
+
+
+def _checkpoint(path: str) -> Path:
+    """A checkpoint's place; "embedded" is the embedded model."""
+    from ..embedded import embedded_model_path
+
+    return embedded_model_path() if path == "embedded" else Path(path)
 
 
 def _check_choices(to: str, dtype: str | None) -> None:
@@ -201,7 +209,7 @@ def _report(lora: Lora, checkpoint: str | None) -> LoraReport:
         return describe_lora(lora)
     from ..conversion.lora.checkpoints import open_transformer
 
-    with open_transformer(checkpoint) as model:
+    with open_transformer(_checkpoint(checkpoint)) as model:
         return describe_lora(fitted(lora, model.shapes, differences=True), model.load)
 
 

@@ -8,12 +8,14 @@ import pytest
 import torch
 from helpers.loras import base_transformer, some_lora
 
+from ltx_diffusers import LTXTransformer3DModel
 from ltx_diffusers.conversion.lora.formats import from_tensors, to_tensors
 from ltx_diffusers.conversion.lora.layers import Lora, LoraLayer
 from ltx_diffusers.conversion.lora.names import layers_of
 from ltx_diffusers.conversion.lora.peft_model import linear_shapes
 from ltx_diffusers.conversion.lora.report import check_effect, describe_lora, fitted
 from ltx_diffusers.errors import InputError
+from ltx_diffusers.models.transformers.released import RELEASED
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
@@ -25,6 +27,16 @@ def test_the_table_of_layers_is_the_models() -> None:
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert set(layers_of(model.config.num_layers)) == linear
     assert {name.removesuffix(".weight") for name in linear_shapes(model)} == linear
+
+
+@pytest.mark.parametrize(("size", "count"), [("2b", 28 * 10 + 7), ("13b", 48 * 10 + 7)])
+def test_the_table_covers_the_released_models(size: str, count: int) -> None:
+    with torch.device("meta"):
+        model = LTXTransformer3DModel(**RELEASED[size])
+    shapes = linear_shapes(model)
+    assert len(shapes) == count
+    assert shapes.keys() == {f"{name}.weight" for name in layers_of(RELEASED[size]["num_layers"])}
+    assert shapes == {name: tuple(model.get_parameter(name).shape) for name in shapes}
 
 
 def test_norms_are_those_of_the_changes_of_each_block() -> None:
