@@ -15,36 +15,20 @@ from helpers.checkpoints import (
     save_checkpoint,
     tiny_transformer,
 )
+from helpers.headers import Header
 from safetensors.torch import save_file
 
 from ltx_diffusers import AutoencoderKLLTX, LTXTransformer3DModel
 from ltx_diffusers.conversion.describe import Checkpoint, describe
 from ltx_diffusers.conversion.model_classes import shapes_of
+from ltx_diffusers.conversion.official_configs import vae_to_official
 from ltx_diffusers.conversion.releases import RELEASES
 from ltx_diffusers.conversion.renames import to_official
-from ltx_diffusers.conversion.safetensors_header import TensorInfo
-from ltx_diffusers.conversion.tensors import TensorSource, open_tensors
+from ltx_diffusers.conversion.tensors import open_tensors
 from ltx_diffusers.embedded import embedded_model_path
 from ltx_diffusers.errors import CheckpointError, UnknownNameError
 from ltx_diffusers.models.autoencoders.released import RELEASED as VAES
 from ltx_diffusers.models.transformers.released import RELEASED as TRANSFORMERS
-
-
-class Header(TensorSource):
-    """A checkpoint of any size that has no bytes."""
-
-    def __init__(self, shapes, metadata=None, path="x.safetensors", dtype=torch.bfloat16):
-        infos = {
-            name: TensorInfo(name, dtype, shape, torch.Size(shape).numel() * dtype.itemsize)
-            for name, shape in shapes.items()
-        }
-        super().__init__(Path(path), metadata or {}, infos)
-
-    def load(self, name):
-        raise AssertionError("describing loads nothing")
-
-    def close(self):
-        """Nothing is open."""
 
 
 def shapes(
@@ -247,6 +231,17 @@ def test_diffusers_folders_are_recognised():
         assert found.layout == "diffusers"
         assert set(found.parts) == {kind}
         assert all(ours == stored for ours, stored in found.part(kind).names.items())
+
+
+def test_a_vae_without_an_official_form_is_described(tmp_path):
+    """Its channels grow by 3/2 in a stage; official VAEs multiply them by whole numbers."""
+    vae = tiny_autoencoder("0.9.0", block_out_channels=(8, 12, 24, 24))
+    vae.save_pretrained(tmp_path)
+    found = described(tmp_path)
+    assert found.part("vae").vae_family is None
+    assert found.candidates == ()
+    with pytest.raises(CheckpointError, match="multiplies channels by whole numbers; got 8 to 12"):
+        vae_to_official(found.part("vae").config)
 
 
 def test_a_diffusers_transformer_is_told_by_the_vae_beside_it(tmp_path):

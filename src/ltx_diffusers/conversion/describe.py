@@ -17,11 +17,14 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, UnknownNameError
+from ..models.autoencoders.encoder import RESIDUAL_BLOCK
 from ..models.recorded import with_recorded
 from ..schedulers.flow_match import LTXFlowMatchScheduler
+from .config_types import check_types
 from .layouts import FoundPart, find_parts, layout_of
 from .model_classes import model_class, shapes_of
 from .official_configs import (
+    check_scheduler,
     scheduler_from_official,
     transformer_from_official,
     upsampler_from_official,
@@ -31,7 +34,7 @@ from .own_settings import RELEASE, SCHEDULER, read_settings, with_settings
 from .part_configs import check_depth, config_from_tensors, transformer_size
 from .releases import RELEASES, Release
 from .renames import VaeLayout, to_diffusers
-from .tensors import TensorSource
+from .tensors import TensorSource, read_config
 from .vae_blocks import vae_family
 
 SCALE_ENDINGS = (".scale_weight", ".weight_scale")
@@ -155,8 +158,10 @@ def describe(source: TensorSource, *, version: str | None = None, undecided_ok: 
     settings = read_settings(source.metadata)
     for kind, config in configs.items():
         configs[kind] = with_settings(config, settings.get(kind, {}), model_class(kind))
+        check_types(f"the {kind.replace('_', ' ')}'s config", model_class(kind), configs[kind])
         check_depth(found[kind], configs[kind], source)
-    families = {"vae": vae_family(configs["vae"])} if "vae" in configs else {}
+        shapes_of(kind, configs[kind])  # refuses structures that can't be built
+    families = {"vae": _family(found["vae"], configs["vae"])} if "vae" in configs else {}
     facts = _Facts.of(source, configs, families, official, settings.get(SCHEDULER), release)
     if "transformer" in configs:
         configs["transformer"]["causal_temporal_positioning"] = facts.causal
@@ -225,7 +230,7 @@ class _Facts:
         cls,
         source: TensorSource,
         configs: Mapping[str, dict[str, Any]],
-        families: Mapping[str, str | VaeLayout],
+        families: Mapping[str, str | VaeLayout | None],
         official: Mapping[str, Any],
         own_schedule: Mapping[str, Any] | None,
         release: Release | None,
@@ -235,13 +240,14 @@ class _Facts:
         vae = family if isinstance(family, str) else None
         causal = configs.get("transformer", {}).get("causal_temporal_positioning")
         if causal is None:
-            causal = _causal(size, vae or _sibling_family(source), release)
+            causal = _causal(size, configs.get("vae") or _vae_beside(source), release)
         allowed = official.get("allowed_inference_steps")
         schedule = None
         if official.get("scheduler") is not None:
             schedule = scheduler_from_official(official["scheduler"], allowed)
         if own_schedule is not None:
             schedule = with_settings(schedule or {}, own_schedule, LTXFlowMatchScheduler)
+            check_scheduler(schedule)
         return cls(
             path=source.path,
             has_metadata=bool(official),
@@ -274,6 +280,9 @@ class _Facts:
                 expected = release.schedule.get(name)
                 if self.schedule.get(name) != expected:
                     return name, self.schedule.get(name), expected
+            stochastic = self.schedule.get("stochastic_sampling")
+            if stochastic not in (None, release.stochastic_sampling):  # stated by this library's files only
+                return "stochastic_sampling", stochastic, release.stochastic_sampling
             if (self.schedule.get("allowed_inference_steps") is not None) != release.distilled:
                 kinds = ("a model for any number of steps", "a distilled model")
                 return "kind", kinds[not release.distilled], kinds[release.distilled]
@@ -361,26 +370,34 @@ def _own_config(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: stated.get(name, default) for name, default in defaults.items()}
 
 
-def _causal(size: str | None, vae: str | None, release: Release | None) -> bool | None:
-    """Whether coordinates are causal, where no config states it."""
+def _causal(size: str | None, vae: Mapping[str, Any] | None, release: Release | None) -> bool | None:
+    """Whether coordinates are causal, where no config states it: what the release, the kind of VAE or the size tell.
+
+    Causal coordinates and the VAE with residual downsamplers came together, with 0.9.5; every 13B is later.
+    """
     if release is not None and release.size is not None:
         return release.causal
     if vae is not None:
-        return vae == "0.9.5"
+        return RESIDUAL_BLOCK in list(vae.get("down_block_types") or ())
     return True if size == "13b" else None
 
 
-def _sibling_family(source: TensorSource) -> str | None:
-    """Kind of the VAE in the same pipeline folder as a component."""
-    folder = source.path if source.path.is_dir() else source.path.parent
-    path = folder.parent / "vae" / "config.json"
-    if source.config is None or folder.name != "transformer" or not path.is_file():
-        return None
+def _family(part: FoundPart, config: Mapping[str, Any]) -> str | VaeLayout | None:
+    """Kind of a VAE; None for one of ours that has no official form, whose names don't need it."""
     try:
-        family = vae_family(_own_config("vae", json.loads(path.read_text(encoding="utf-8"))))
-    except (ValueError, AttributeError, TypeError, RecursionError):
+        return vae_family(config)
+    except CheckpointError:
+        if part.naming == "official":
+            raise
         return None
-    return family if isinstance(family, str) else None
+
+
+def _vae_beside(source: TensorSource) -> dict[str, Any] | None:
+    """Config of the VAE in the same pipeline folder as a transformer's; None if there is none."""
+    folder = source.path if source.path.is_dir() else source.path.parent
+    if source.config is None or folder.name != "transformer":
+        return None
+    return read_config(folder.parent / "vae")
 
 
 def _mapped(

@@ -13,6 +13,8 @@ from typing import Any
 
 from ..errors import CheckpointError, InputError
 from ..schedulers import foreign_configs
+from ..schedulers.flow_match import LTXFlowMatchScheduler
+from .config_types import check_types
 from .vae_blocks import config_of_blocks, official_blocks
 
 logger = logging.getLogger(__name__)
@@ -193,15 +195,14 @@ def vae_from_official(config: Mapping[str, Any]) -> dict[str, Any]:
         config.get("decoder_base_channels", 128),
         own["patch_size"],
     )
-    conditioned = bool(own["timestep_conditioning"])
+    conditioned = own["timestep_conditioning"]
     return {
         **own,
-        "timestep_conditioning": conditioned,
         "patch_size_t": 1,
         "resnet_norm_eps": 1e-6,
         "scaling_factor": 1.0,
         "encoder_causal": True,
-        "decoder_causal": bool(config.get("causal_decoder", False)),
+        "decoder_causal": config.get("causal_decoder", False),
         **(_DECODE_DEFAULTS if conditioned else dict.fromkeys(_DECODE_DEFAULTS)),
     }
 
@@ -267,8 +268,9 @@ def scheduler_from_official(
         raise CheckpointError("the scheduler's config must be an object", got=type(config).__name__)
     try:
         own = foreign_configs.from_official(config)
-    except (InputError, TypeError) as error:
+    except (InputError, TypeError, ArithmeticError) as error:
         raise CheckpointError(f"the scheduler's config can't be used: {error}") from None
+    check_scheduler(own)
     if allowed_inference_steps is not None:
         numbers = isinstance(allowed_inference_steps, list) and allowed_inference_steps
         if not numbers or not all(
@@ -280,6 +282,20 @@ def scheduler_from_official(
             )
         own["allowed_inference_steps"] = [float(value) for value in allowed_inference_steps]
     return own
+
+
+def check_scheduler(config: Mapping[str, Any]) -> None:
+    """Check arguments of `LTXFlowMatchScheduler`.
+
+    Raises:
+        CheckpointError: If one has the wrong type, or a value that the class doesn't take.
+    """
+    where = "the scheduler's config"
+    check_types(where, LTXFlowMatchScheduler, config)
+    try:
+        LTXFlowMatchScheduler(**config)
+    except InputError as error:
+        raise CheckpointError(f"{where} can't be used: {error}") from None
 
 
 def scheduler_to_official(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class _Stage(NamedTuple):
 
 
 def official_blocks(config: Mapping[str, Any]) -> OfficialBlocks:
-    """The official blocks of one of our VAE configs, each with our module's name.
+    """The official blocks of one of our VAE configs, one that our class can build, each with our module's name.
 
     Raises:
         CheckpointError: If the official class can't express it.
@@ -95,7 +95,7 @@ def official_blocks(config: Mapping[str, Any]) -> OfficialBlocks:
             config["upsample_residual"],
             config["upsample_factor"],
         )
-    except (InputError, IndexError, TypeError, ZeroDivisionError) as error:
+    except InputError as error:
         raise CheckpointError(f"the VAE's structure is impossible: {error}") from None
     residual_names = {kind: name for name, kind in _RESIDUAL_KINDS.items()}
     encoder: list[tuple[str, Block]] = []
@@ -252,7 +252,7 @@ def _normalised(blocks: Any) -> list[Block]:
 
 def _normalise(block: Any) -> Block:
     """A block with all its options, those that were left out with the official defaults."""
-    if not isinstance(block, (list, tuple)) or len(block) != 2 or block[0] not in _OPTIONS:
+    if not isinstance(block, (list, tuple)) or len(block) != 2 or block[0] not in list(_OPTIONS):
         raise CheckpointError(
             "this library can't build a block of the VAE",
             got=str(block)[:100],
