@@ -232,6 +232,20 @@ def test_the_licence_of_the_base_model_is_taken_over(hub: HubServer, model: Path
     assert ModelCard(own.card).data.license_name is None
 
 
+def test_an_earlier_card_tells_its_licence(model: Path) -> None:
+    (model / "README.md").write_text(
+        "---\nlicense: mit\nlanguage: [en]\ntags: [x]\nbase_model: eve/base\n---\n# Old\n"
+    )
+    facts = gather(read_folder(model)).facts
+    assert (facts.license, facts.language, facts.base_model, facts.tags) == ("mit", ["en"], "eve/base", [])
+    (model / "card.yaml").write_text("license: other\nlicense_name: own")
+    facts = gather(read_folder(model)).facts
+    assert (facts.license, facts.license_name, facts.base_model) == ("other", "own", "eve/base")
+    (model / "README.md").write_text("---\n- a\n---\n")
+    with pytest.raises(InputError, match="isn't a mapping"):
+        gather(read_folder(model))
+
+
 def test_a_run_folder_tells_its_training_and_its_videos(model: Path, tmp_path: Path) -> None:
     run_folder = tmp_path / "run"
     (run_folder / "checkpoints").mkdir(parents=True)

@@ -267,6 +267,13 @@ def test_a_data_set_or_a_space_of_that_name(hub: HubServer, model: Path, kind: s
     assert nothing_was_sent(hub)
 
 
+def test_a_card_of_another_layout_is_pointed_out(hub: HubServer, model: Path) -> None:
+    (model / "README.md").write_text("# mine\n")
+    assert push_folder(model, "own").notes == ()
+    (note,) = push_folder(model, "other", layout="diffusers").notes
+    assert "--card makes one for the diffusers layout" in note
+
+
 def test_what_is_meant_to_be_private_is_not_shown(hub: HubServer, model: Path) -> None:
     hub.make_repo("ada/open")
     with pytest.raises(InputError, match="ada/open is public"):

@@ -107,20 +107,6 @@ def make_card(
 _LICENCE = ("license", "license_name", "license_link")
 
 
-def check_front_matter(path: Path) -> None:
-    """Check a card that its author wrote, before anything is uploaded with it.
-
-    Raises:
-        InputError: If its front matter isn't YAML.
-    """
-    try:
-        head, *rest = path.read_text(encoding="utf-8").split("\n---", 1)
-        if head.startswith("---") and rest and not isinstance(yaml.safe_load(head[3:]) or {}, dict):
-            raise InputError(f"the front matter of {path} isn't a mapping")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"the front matter of {path} isn't YAML", got=" ".join(str(error).split())) from None
-
-
 def settings_of(folder: ModelFolder) -> dict[str, dict[str, Any]]:
     """Configs of a pipeline's transformer, VAE and scheduler, as our classes have them."""
     from ..models.recorded import with_recorded

@@ -1,6 +1,7 @@
 """What a model card says, gathered from what lies in and beside a model's folder. Nothing is made up.
 
-A file `card.yaml` in the folder states what nothing else does, and overrides the rest. A run folder of `ltx-diffusers
+A file `card.yaml` in the folder states what nothing else does, and overrides the rest; an earlier card tells licence
+and base model. A run folder of `ltx-diffusers
 train` tells the training config and has validation videos; reports of `ltx-diffusers evaluate` have figures; videos
 tell their prompts; adapters tell their rank.
 """
@@ -18,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import InputError, LTXError, MediaError
-from .contents import ADAPTER_CONFIG, LORA, SAMPLES
+from .contents import ADAPTER_CONFIG, CARD, LORA, SAMPLES
 from .layouts import ModelFolder, is_repository_name
 
 FACTS_FILE = "card.yaml"
@@ -117,7 +118,7 @@ def gather(folder: ModelFolder, stated: CardFacts | None = None) -> Gathered:
         InputError: If `card.yaml` can't be used.
         MediaError: If a sample that was asked for is missing or isn't a video.
     """
-    facts = read_facts(folder.path / FACTS_FILE)
+    facts = read_facts(folder.path / FACTS_FILE, front_matter(folder.path / CARD))
     if stated is not None:
         facts = facts.model_copy(update=stated.model_dump(exclude_defaults=True))
         facts = CardFacts.model_validate(facts.model_dump())
@@ -132,19 +133,52 @@ def gather(folder: ModelFolder, stated: CardFacts | None = None) -> Gathered:
     return Gathered(facts.model_copy(update=found), samples, adapters)
 
 
-def read_facts(path: Path) -> CardFacts:
+def read_facts(path: Path, earlier: Mapping[str, Any] | None = None) -> CardFacts:
     """The facts of a `card.yaml`; empty ones if there is none.
+
+    Args:
+        path: The file.
+        earlier: Front matter of an earlier card, for what the file doesn't state.
 
     Raises:
         InputError: If it isn't YAML, or has unknown or unusable entries.
     """
+    content: Any = {}
+    if path.is_file():
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} isn't YAML", got=" ".join(str(error).split())) from None
+    facts = check_facts(content, str(path))
+    known = {key: value for key, value in (earlier or {}).items() if _is_kept(key, value)}
+    if facts.license is not None:
+        known = {key: value for key, value in known.items() if not key.startswith("license")}
+    return check_facts(known | facts.model_dump(exclude_defaults=True), str(path))
+
+
+def front_matter(path: Path) -> dict[str, Any]:
+    """The front matter of a card; {} if there is no such file or it has none.
+
+    Raises:
+        InputError: If it isn't a mapping in YAML.
+    """
     if not path.is_file():
-        return CardFacts()
+        return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        match = re.match(r"---\s*\n(.*?\n)---\s*(\n|$)", path.read_text(encoding="utf-8"), re.DOTALL)
+        content = yaml.safe_load(match[1]) if match else {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} isn't YAML", got=" ".join(str(error).split())) from None
-    return check_facts(content, str(path))
+        raise InputError(f"the front matter of {path} isn't YAML", got=" ".join(str(error).split())) from None
+    if not isinstance(content, dict | None):
+        raise InputError(f"the front matter of {path} isn't a mapping", got=type(content).__name__)
+    return content or {}
+
+
+def _is_kept(key: str, value: Any) -> bool:
+    """Whether an earlier card's entry is used for a new one: what nothing but its author can tell."""
+    if key in ("language", "datasets"):
+        return isinstance(value, list)
+    return key in ("base_model", "license", "license_name", "license_link") and isinstance(value, str)
 
 
 def check_facts(content: Any, source: str) -> CardFacts:

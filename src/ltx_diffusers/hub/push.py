@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError
-from .cards import check_front_matter, make_card
+from .cards import make_card
 from .client import Hub, Repository, describe_repository
 from .contents import (
     CARD,
@@ -22,7 +22,7 @@ from .contents import (
     SINGLE_FILE,
     Contents,
 )
-from .facts import CardFacts, gather
+from .facts import CardFacts, front_matter, gather
 from .layouts import Files, ModelFolder, read_folder
 from .prepared import converted_name, model_files
 from .sending import Sender
@@ -220,8 +220,10 @@ def _card(
             )
         if wanted is False or own is None:
             return {}, None, ()
-        check_front_matter(own)
-        return {CARD: own}, None, ()
+        front_matter(own)  # refused before anything is sent, if it can't be read
+        converted = layout != (model.contents.layout or layout)
+        notes = (f"the folder's card is uploaded as it is; --card makes one for the {layout} layout",)
+        return {CARD: own}, None, notes if converted else ()
     gathered = gather(model, facts)
     base = gathered.facts.base_model
     inherited = hub.license_of(base) if base and gathered.facts.license is None else None
