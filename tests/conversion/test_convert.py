@@ -15,6 +15,7 @@ import torch
 from diffusers import LTXPipeline as DiffusersPipeline
 from helpers.autoencoders import tiny_autoencoder
 from helpers.checkpoints import (
+    TINY_TRANSFORMER,
     official_config,
     official_tensors,
     save_checkpoint,
@@ -28,6 +29,7 @@ from transformers import T5EncoderModel
 
 from ltx_diffusers import AutoencoderKLLTX, LTXFlowMatchScheduler, LTXPipeline, LTXTransformer3DModel
 from ltx_diffusers.conversion import convert as module
+from ltx_diffusers.conversion import part_configs
 from ltx_diffusers.conversion.convert import convert
 from ltx_diffusers.conversion.opening import open_model
 from ltx_diffusers.conversion.releases import RELEASES
@@ -228,6 +230,41 @@ def test_a_text_encoder_is_loaded_in_the_dtype_that_it_was_converted_to(
     convert(pipeline_folder, tmp_path / "folder", "diffusers", dtype=torch.float32)
     assert DiffusersPipeline.from_pretrained(tmp_path / "folder").text_encoder.dtype == torch.float32
     assert T5EncoderModel.from_pretrained(tmp_path / "folder" / "text_encoder").dtype == torch.float32
+
+
+def test_gguf_is_written_dequantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf = pytest.importorskip("gguf")
+    # A size that blocks of 32 values divide; GGUF files have no config, so it must count as released.
+    size = TINY_TRANSFORMER | {"in_channels": 32, "out_channels": 32, "caption_channels": 32}
+    monkeypatch.setattr(part_configs, "RELEASED_TRANSFORMERS", {"2b": size})
+    model = LTXTransformer3DModel(**size, causal_temporal_positioning=True)
+    number = gguf.GGMLQuantizationType.Q8_0
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "ltxv")
+    for name, tensor in official_tensors(model, prefixes=("", "")).items():
+        if name.endswith("to_q.weight"):
+            writer.add_tensor(name, gguf.quants.quantize(tensor.numpy(), number), raw_dtype=number)
+        else:
+            writer.add_tensor(name, tensor.half().numpy())
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    made = convert(
+        tmp_path / "x.gguf",
+        tmp_path / "out",
+        "diffusers",
+        dtype=torch.float32,
+        version="0.9.6-dev",
+        verify=True,
+    )
+    assert made.report.ok
+    assert made.parts[0].dtypes == ("float32",)
+    assert metadata(tmp_path / "out" / "diffusion_pytorch_model.safetensors").keys() == {
+        "format",
+        "ltx_diffusers",
+    }
+    loaded = LTXTransformer3DModel.from_pretrained(tmp_path / "out")
+    for name, tensor in loaded.state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=0, atol=2e-3)
 
 
 # What a source doesn't tell

@@ -292,7 +292,7 @@ def _metadata(remarks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 def _taken_over(model: OpenModel) -> dict[str, str]:
     """Remarks of a single source file, such as its licence."""
-    if model.layout == "diffusers":
+    if model.layout in ("diffusers", "gguf"):
         return {}
     (source, *_) = model.sources.values()
     return {name: str(value) for name, value in source.metadata.items() if name not in _NOT_TAKEN_OVER}
