@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import torch
 
 from ..errors import CheckpointError
-from .describe import FP8_DTYPES, Checkpoint, Part
+from .describe import Checkpoint
+from .parts import FP8_DTYPES, Part
 from .tensors import TensorSource
 
 DEFAULT_DTYPE = torch.bfloat16

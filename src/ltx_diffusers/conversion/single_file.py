@@ -20,11 +20,12 @@ from diffusers.quantizers.quantization_config import GGUFQuantizationConfig
 
 from ..errors import CheckpointError, InputError
 from ..models.single_file import single_file_loaders
-from .describe import FP8_DTYPES, Checkpoint, Part, describe
+from .describe import Checkpoint, describe
 from .gguf import GGUFFile
 from .hub_files import find_file
 from .loading import iterate_part, load_tensor, part_dtype
 from .model_classes import MODEL_CLASSES, build_empty
+from .parts import FP8_DTYPES, Part
 from .tensors import TensorSource, open_tensors
 
 logger = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from ..schedulers.flow_match import LTXFlowMatchScheduler
-from .describe import FP8_DTYPES
 from .loading import iterate_part
 from .model_classes import MODEL_CLASSES
 from .opening import OpenModel, open_model
 from .own_settings import unstated
+from .parts import FP8_DTYPES
 from .small_runs import SMALL, outputs
 from .targets import PLANS, Plan, check_layout
 
