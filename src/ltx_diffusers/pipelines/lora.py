@@ -30,11 +30,11 @@ from ..conversion.lora.peft_model import (
     extract_adapter,
     for_swapping,
     fused_adapters,
-    is_8_bit_float,
     linear_shapes,
     lora_modules,
     restore_numbers,
     set_scales,
+    storage_without_sums,
 )
 from ..conversion.lora.report import LoraReport, check_effect, describe_lora, fitted
 from ..conversion.lora.repositories import fetch_lora
@@ -298,11 +298,14 @@ class LTXLoraMixin(LTXVideoLoraLoaderMixin):
                     f"the projections of {name} are fused, so that this LoRA would have no effect on them",
                     fix="call pipe.transformer.unfuse_qkv_projections() first",
                 )
-        if lora.uses_dora and any(_is_cast(self.transformer.get_submodule(name)) for name in lora.layers):
-            raise InputError(
-                "PEFT's DoRA can't compute with layers under layerwise casting",
-                fix="load the model in bfloat16, or merge the LoRA into its checkpoint (ltx-diffusers lora merge)",
-            )
+        for name in lora.layers if lora.uses_dora else ():
+            storage = storage_without_sums(self.transformer.get_submodule(name))
+            if storage is not None:
+                raise InputError(
+                    f"PEFT's DoRA can't compute with weights stored as {storage}",
+                    got=name,
+                    fix="load the model in bfloat16, or merge the LoRA into its checkpoint (ltx-diffusers lora merge)",
+                )
         if not hotswap:
             return
         present = {name for name, _ in lora_modules(self.transformer, adapter_name)}
@@ -333,11 +336,12 @@ class LTXLoraMixin(LTXVideoLoraLoaderMixin):
 
     def _check_can_be_fused(self) -> None:
         for name, module in lora_modules(self.transformer):
-            if _is_cast(module):
+            storage = storage_without_sums(module)
+            if storage is not None:
                 raise InputError(
-                    "a LoRA would be lost in the rounding of 8-bit weights",
-                    got=f"{name} under layerwise casting",
-                    fix="load the model in bfloat16 to fuse, or leave the LoRA unfused",
+                    f"a LoRA can't be fused into weights stored as {storage}",
+                    got=name,
+                    fix="leave it unfused, or load the model in bfloat16",
                 )
 
     def _check_not_fused(self, action: str) -> None:
@@ -366,12 +370,6 @@ def _read(
         )
     path = path / subfolder if subfolder else path
     return read_lora(path, weight_name=weight_name, allow_pickle=allow_pickle)
-
-
-def _is_cast(layer: nn.Module) -> bool:
-    """Whether a linear layer, with adapters or without, stores float8 numbers."""
-    layer = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
-    return is_8_bit_float(layer.weight)
 
 
 def _with_prefix(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,8 +83,16 @@ def for_swapping(model: nn.Module, adapter_name: str, tensors: Mapping[str, Tens
     }
 
 
-def is_8_bit_float(tensor: Tensor) -> bool:
-    """Whether these are float8 numbers, which are stored but not computed with."""
+def storage_without_sums(layer: nn.Module) -> str | None:
+    """How a linear layer, with adapters or without, stores its weight, if nothing can be added to it; else None."""
+    base = layer.get_base_layer() if isinstance(layer, PeftLayer) else layer
+    # By name, because the module of this class can be imported only where the package gguf is installed.
+    if type(base).__name__ == "GGUFLinear":
+        return "GGUF blocks"
+    return "float8 numbers" if _is_8_bit_float(base.weight) else None
+
+
+def _is_8_bit_float(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and tensor.dtype.itemsize == 1
 
 
@@ -99,7 +107,7 @@ def restore_numbers(model: nn.Module, adapter_name: str, lora: Lora, dtype: torc
     """
     for name, module in lora_modules(model, adapter_name):
         down, up = module.lora_A[adapter_name], module.lora_B[adapter_name]
-        if not is_8_bit_float(down.weight):
+        if not _is_8_bit_float(down.weight):
             continue
         layer, device = lora.layers[name], down.weight.device
         pairs = [(down, "weight", layer.down), (up, "weight", layer.up)]
