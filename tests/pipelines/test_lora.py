@@ -420,8 +420,9 @@ def test_a_repository_is_read_from_the_cache(tmp_path: Path) -> None:
     assert read_lora(path).layers
     with pytest.raises(InputError, match="someone/other is not in the local cache"):
         pipe.load_lora_weights("someone/other", cache_dir=tmp_path)
-    with pytest.raises(InputError, match="no folder and no repository 'no such thing'"):
-        pipe.load_lora_weights("no such thing")
+    for missing in ("no such thing", "folder/style.safetensors", "some/where/else"):
+        with pytest.raises(InputError, match=f"there is no file, folder or repository '{missing}'"):
+            pipe.load_lora_weights(missing)
 
 
 class TestAgainstDiffusers:

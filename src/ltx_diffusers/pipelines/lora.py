@@ -23,7 +23,7 @@ from diffusers.utils import get_adapter_name
 from torch import Tensor, nn
 
 from ..conversion.lora.adapter_config import peft_settings
-from ..conversion.lora.files import DIFFUSERS_FILE, read_lora, write_lora
+from ..conversion.lora.files import DIFFUSERS_FILE, WEIGHT_ENDINGS, read_lora, write_lora
 from ..conversion.lora.formats import to_tensors
 from ..conversion.lora.layers import Lora
 from ..conversion.lora.peft_model import (
@@ -364,6 +364,8 @@ def _read(
     if isinstance(source, Mapping):
         return read_lora(source)
     path = Path(source).expanduser()
+    if not path.exists() and (path.suffix in WEIGHT_ENDINGS or str(source).count("/") != 1):
+        raise InputError(f"there is no file, folder or repository {str(source)!r}")
     if not path.exists():
         return read_lora(
             fetch_lora(str(source), weight_name, subfolder=subfolder, **hub), allow_pickle=allow_pickle

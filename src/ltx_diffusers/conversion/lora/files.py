@@ -24,6 +24,9 @@ PEFT_CONFIG = "adapter_config.json"
 METADATA_KEY = "lora_adapter_metadata"
 """Where Diffusers keeps PEFT's description in a file's metadata."""
 
+WEIGHT_ENDINGS = (".safetensors", *PICKLES)
+"""Endings of files that may be LoRAs."""
+
 _PEFT_STEM = "adapter_model"
 _MAX_CONFIG_BYTES = 10_000_000
 _SKIPPED = ("scheduler", "optimizer", "checkpoint")
