@@ -393,6 +393,9 @@ def test_other_models_are_named(tmp_path):
         CheckpointError, match=r"is no LTX-Video checkpoint; got tensors such as unet\.weight"
     ):
         described(tmp_path / "x.safetensors")
+    save_file({"diffusion_model.proj_out.lora_A.weight": torch.ones(1)}, tmp_path / "z.safetensors")
+    with pytest.raises(CheckpointError, match="it is a LoRA: give it to a pipeline's load_lora_weights"):
+        described(tmp_path / "z.safetensors")
     save_file({"model.diffusion_model.audio_patchify_proj.weight": torch.ones(1)}, tmp_path / "y.safetensors")
     with pytest.raises(CheckpointError, match="is a model of LTX-2"):
         described(tmp_path / "y.safetensors")

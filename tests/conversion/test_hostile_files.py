@@ -87,7 +87,7 @@ def test_a_long_header_isn_t_read(tmp_path):
 
 def test_memory_is_bounded_by_the_header(tmp_path):
     """A header full of entries takes some ten times its length, whatever the tensors claim."""
-    header = {f"x{i}": {"dtype": "F32", "shape": [2**50], "data_offsets": [0, 2**52]} for i in range(20_000)}
+    header = {f"x{i}": {"dtype": "F32", "shape": [2**50], "data_offsets": [0, 2**52]} for i in range(5_000)}
     path = tmp_path / "x.safetensors"
     path.write_bytes(file_bytes(header))
     tracemalloc.start()
@@ -187,7 +187,7 @@ headers = st.one_of(
     st.dictionaries(st.sampled_from(["a", "b", "__metadata__", ""]), entries | json_values, max_size=4),
     json_values,
 )
-fuzz = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def safetensors_opens(content: bytes) -> bool:

@@ -181,6 +181,25 @@ def test_all_models_get_the_precision(path, name):
     assert {pipe.transformer.dtype, pipe.vae.dtype} == {torch.bfloat16}
 
 
+def test_a_transformer_that_stays_in_fp8(path):
+    """Its layers compute in the precision that was asked for, and so does everything else."""
+
+    def with_fp8(tensors):
+        names = [name for name in tensors if ".transformer_blocks." in name and tensors[name].ndim == 2]
+        return tensors | {
+            name: tensors[name].to(torch.float8_e4m3fn) for name in names if name.endswith("weight")
+        }
+
+    save_checkpoint(path, "0.9.5", change=with_fp8)
+    pipe = LTXPipeline.from_single_file(path, fp8="keep", dtype=torch.float32, **texts())
+    assert pipe.transformer.transformer_blocks[0].attn1.to_q.weight.dtype == torch.float8_e4m3fn
+    assert pipe.vae.dtype == torch.float32
+    plain = LTXPipeline.from_single_file(path, dtype=torch.float32, **texts())
+    kept, expected = video(pipe, prompt="a red circle"), video(plain, prompt="a red circle")
+    assert not torch.equal(kept, expected)  # biases are rounded, too
+    torch.testing.assert_close(kept, expected, atol=0.05, rtol=0)
+
+
 def test_a_quantised_transformer(path):
     """One of Diffusers' quantisers, applied while the file is read."""
     torchao = pytest.importorskip("torchao.quantization")

@@ -55,10 +55,12 @@ def find_parts(source: TensorSource) -> dict[str, FoundPart]:
         if part is not None:
             parts[part.kind] = part
     if not set(parts) - {"text_encoder"}:
+        lora = any(mark in name for name in names for mark in ("lora_A.", "lora_down.", "lora_up."))
         raise CheckpointError(
             f"{source.path} is no LTX-Video checkpoint",
             got=f"tensors such as {', '.join(name[:60] for name in names[:3]) or '(none)'}",
             expected="a transformer, a VAE or a latent upsampler",
+            fix="it is a LoRA: give it to a pipeline's load_lora_weights" if lora else None,
         )
     return parts
 
