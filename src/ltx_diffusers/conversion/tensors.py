@@ -70,6 +70,13 @@ class TensorSource(ABC):
         """
 
     @abstractmethod
+    def region(self, name: str) -> tuple[int, int] | None:
+        """Where a tensor's bytes lie as safetensors files store them: descriptor of an open file, and offset.
+
+        None if they aren't stored like that.
+        """
+        return None
+
     def close(self) -> None:
         """Close the files."""
 
@@ -103,6 +110,11 @@ class SafetensorsFile(TensorSource):
         info = self.info(name)
         data = read_bytes(self._file, self.path, self._offsets[name], info.nbytes)
         return data.view(info.dtype).reshape(info.shape)
+
+    def region(self, name: str) -> tuple[int, int]:
+        """Where a tensor's bytes lie; see `TensorSource.region`."""
+        self.info(name)
+        return self._file.fileno(), self._offsets[name]
 
     def close(self) -> None:
         """Close the file."""
@@ -149,6 +161,11 @@ class ShardedFiles(TensorSource):
         """Read one tensor; see `TensorSource.load`."""
         self.info(name)
         return self._shards[self._places[name]].load(name)
+
+    def region(self, name: str) -> tuple[int, int]:
+        """Where a tensor's bytes lie; see `TensorSource.region`."""
+        self.info(name)
+        return self._shards[self._places[name]].region(name)
 
     def close(self) -> None:
         """Close the files."""
@@ -297,7 +314,7 @@ def _open_folder(folder: Path, variant: str | None, allow_pickle: bool) -> Tenso
         raise CheckpointError(
             f"{folder} is a whole pipeline",
             expected="the folder of one component",
-            fix=f"give one of its parts, such as {folder / 'transformer'}",
+            fix=f"load it with from_pretrained, or give one of its parts, such as {folder / 'transformer'}",
         )
     found = sorted(
         path.name for path in folder.iterdir() if ".safetensors" in path.name or path.suffix in PICKLES

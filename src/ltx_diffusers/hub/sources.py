@@ -53,7 +53,11 @@ def find_model(model: str) -> Path | str:
             )
         return path
     if path.is_file():
-        raise InputError("a model is a folder in Diffusers' layout or a repository", got=f"the file {model}")
+        raise InputError(
+            "a model is a folder in Diffusers' layout or a repository",
+            got=f"the file {model}",
+            fix="make a folder of it with `ltx-diffusers convert`, or use from_single_file in Python",
+        )
     if _REPOSITORY.fullmatch(model) and not path.parent.is_dir():
         return model
     raise UnknownNameError(
