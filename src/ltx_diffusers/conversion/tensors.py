@@ -69,7 +69,6 @@ class TensorSource(ABC):
             CheckpointError: If there is no such tensor, or it can't be read.
         """
 
-    @abstractmethod
     def region(self, name: str) -> tuple[int, int] | None:
         """Where a tensor's bytes lie as safetensors files store them: descriptor of an open file, and offset.
 
@@ -77,6 +76,7 @@ class TensorSource(ABC):
         """
         return None
 
+    @abstractmethod
     def close(self) -> None:
         """Close the files."""
 
