@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -66,6 +67,62 @@ def test_strided_tensors_are_written_by_value(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "file", plan(tensors))
     found = load_file(tmp_path / "file")
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def regions(path: Path) -> list[PlannedTensor]:
+    """A file's tensors, planned to be copied; loading them fails."""
+    header = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])
+    start = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    descriptor = os.open(path, os.O_RDONLY)
+    return [
+        PlannedTensor(
+            name,
+            getattr(torch, {"F32": "float32", "BF16": "bfloat16"}[entry["dtype"]]),
+            tuple(entry["shape"]),
+            lambda: pytest.fail("loaded"),
+            (descriptor, start + entry["data_offsets"][0]),
+        )
+        for name, entry in header.items()
+    ]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux copies from file to file")
+def test_bytes_are_copied_by_the_system(tmp_path: Path) -> None:
+    tensors = {"b": torch.randn(300, 1000), "a": torch.randn(7).bfloat16(), "empty": torch.zeros(0, 3)}
+    save_file(tensors, tmp_path / "source")
+    write_safetensors(tmp_path / "target", regions(tmp_path / "source"))
+    assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux copies from file to file")
+def test_a_source_that_is_cut_off_meanwhile_is_noticed(tmp_path: Path) -> None:
+    save_file({"a": torch.randn(1000)}, tmp_path / "source")
+    planned = regions(tmp_path / "source")
+    os.truncate(tmp_path / "source", 2000)
+    with pytest.raises(CheckpointError, match="file of a was cut off"):
+        write_safetensors(tmp_path / "target", planned)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSPC])
+def test_bytes_are_read_and_written_where_the_system_does_not_copy(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But a full disk is a full disk."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "sendfile", refuse, raising=False)
+    tensor = torch.randn(5)
+    planned = [PlannedTensor("a", torch.float32, (5,), lambda: tensor, (0, 0))]
+    if number == errno.ENOSPC:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            write_safetensors(tmp_path / "file", planned)
+        assert list(tmp_path.iterdir()) == []
+    else:
+        write_safetensors(tmp_path / "file", planned)
+        assert torch.equal(load_file(tmp_path / "file")["a"], tensor)
 
 
 def test_metadata_and_progress(tmp_path: Path) -> None:

@@ -184,7 +184,10 @@ def planned_tensors(model: OpenModel, kind: str, dtype: torch.dtype | None) -> l
     for name, stored in part.names.items():
         info = source.info(stored)
         target = info.dtype if dtype is None or not info.dtype.is_floating_point else dtype
-        tensors.append(PlannedTensor(name, target, info.shape, partial(load, model, kind, name, target)))
+        region = source.region(stored) if target == info.dtype and name not in part.scales else None
+        tensors.append(
+            PlannedTensor(name, target, info.shape, partial(load, model, kind, name, target), region)
+        )
     if kind != "text_encoder":
         tensors += _defaults(tensors, shapes_of(kind, part.config))
     return tensors

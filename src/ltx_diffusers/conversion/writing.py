@@ -10,6 +10,8 @@ conversion leaves the temporary file or folder and no target; the next run to th
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import math
 import os
@@ -39,6 +41,8 @@ _STORAGE_ORDER = (
 )  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _HEADER_ALIGNMENT = 8
+# How systems say that they don't copy from file to file.
+_NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPNOTSUPP, errno.EXDEV)
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B", re.IGNORECASE)
 
@@ -54,12 +58,15 @@ class PlannedTensor(NamedTuple):
         dtype: Its dtype there.
         shape: Its shape.
         load: Gives the tensor, of that dtype and shape, when its turn has come. Nothing else holds on to it.
+        region: Descriptor of an open file and the offset in it where these very bytes lie, if they do: then the
+            system copies them, and they never enter this process.
     """
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
     load: Callable[[], torch.Tensor]
+    region: tuple[int, int] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -92,7 +99,8 @@ def write_safetensors(
     """Write a safetensors file, one tensor in memory at a time.
 
     The file is byte for byte what the safetensors library writes for the same tensors and up to one entry of metadata
-    (it leaves the order of several to chance). It takes the name `path` once it is whole; a file there is replaced.
+    (it leaves the order of several to chance). Bytes that lie in another file just as they are needed are copied by
+    the system. The file takes the name `path` once it is whole; a file there is replaced.
 
     Args:
         path: The file.
@@ -110,7 +118,8 @@ def write_safetensors(
     with new_file(path) as partial, partial.open("r+b", buffering=0) as file:
         _write_all(file, header)
         for tensor in ordered:
-            _write_all(file, _bytes_of(tensor))
+            if not _copied(tensor, file):
+                _write_all(file, _bytes_of(tensor))
             _begin_flush(file, tensor.nbytes)
             if progress is not None:
                 progress(tensor.nbytes)
@@ -289,6 +298,25 @@ def _header(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str] | None
     return struct.pack("<Q", len(text)) + text
 
 
+def _copied(planned: PlannedTensor, file: io.FileIO) -> bool:
+    """Copy a tensor's bytes from file to file, where the system can; False if none were."""
+    if planned.region is None or not hasattr(os, "sendfile"):
+        return False
+    source, offset = planned.region
+    rest = planned.nbytes
+    while rest:
+        try:
+            count = os.sendfile(file.fileno(), source, offset, rest)
+        except OSError as error:
+            if rest == planned.nbytes and error.errno in _NOT_SUPPORTED:
+                return False
+            raise
+        if count == 0:
+            raise CheckpointError(f"the file of {planned.name} was cut off while it was read")
+        rest, offset = rest - count, offset + count
+    return True
+
+
 def _bytes_of(planned: PlannedTensor) -> memoryview:
     tensor = planned.load()
     if tensor.dtype != planned.dtype or tuple(tensor.shape) != tuple(planned.shape):
@@ -300,14 +328,14 @@ def _bytes_of(planned: PlannedTensor) -> memoryview:
     return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
-def _begin_flush(file: object, count: int) -> None:
+def _begin_flush(file: io.FileIO, count: int) -> None:
     """Have the last `count` bytes written to the disk while the next tensor is read, not all of them at the end."""
     if hasattr(os, "posix_fadvise"):
         # Told that nobody will read them, Linux starts writing the pages, and later gives up their memory.
         os.posix_fadvise(file.fileno(), file.tell() - count, count, os.POSIX_FADV_DONTNEED)
 
 
-def _write_all(file: object, content: bytes | memoryview) -> None:
+def _write_all(file: io.FileIO, content: bytes | memoryview) -> None:
     """Write to an unbuffered file, which may take less than it is given (Linux: 2 GiB at a time)."""
     rest = memoryview(content)
     while rest:
