@@ -111,7 +111,11 @@ class ReleaseFacts:
         return tuple(name for name, release in RELEASES.items() if self.contradiction(release) is None)
 
     def check(self, release: Release) -> None:
-        """Check that the release that was asked for fits the file."""
+        """Check that the release that was asked for fits the file.
+
+        Raises:
+            CheckpointError: If it doesn't; the message says what is another.
+        """
         problem = self.contradiction(release)
         if problem is not None:
             what, got, expected = problem
