@@ -15,6 +15,7 @@ from PIL import Image
 
 from ltx_diffusers import LTXImageToVideoPipeline, LTXPipeline
 from ltx_diffusers.cli import app, loading
+from ltx_diffusers.conversion.convert import convert
 from ltx_diffusers.data import video
 from ltx_diffusers.data.video import read_metadata, read_video
 from ltx_diffusers.errors import MediaError
@@ -118,6 +119,32 @@ def test_a_video_can_be_made_again(model: str, source: str) -> None:
     changed = json.loads(Path("a.json").read_text()) | {"prompt": "a green square"}
     assert json.loads(Path("c.json").read_text()) == changed
     assert Path("a.mp4").read_bytes() != Path("c.mp4").read_bytes()
+
+
+def test_a_checkpoint_file_with_a_text_encoder_from_elsewhere(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the folder that the file was made from."""
+    convert(model, "tiny.safetensors", "official")
+    call = (PROMPT, "--seed", 3, "--steps", 2, "--size", "64x64", "--frames", 9, "--guidance", 2, "--fps", 12)
+    assert run(*call, "--model", model, "-o", "a.gif") == 0
+    from_file = ("--model", "tiny.safetensors", "--text-encoder", model)
+    assert run(*call, *from_file, "-o", "b.gif") == 0
+    assert (read_video("a.gif")[0] == read_video("b.gif")[0]).all()
+    assert run("--from-json", "b.json", "-o", "c.gif") == 0
+    assert Path("b.gif").read_bytes() == Path("c.gif").read_bytes()
+    capsys.readouterr()
+
+    for arguments, message in (
+        (("--model", "tiny.safetensors"), "has no text encoder"),
+        (("--model", "missing.safetensors"), "there is no file"),
+        (("--model", model, "--text-encoder", model), "goes with a checkpoint file"),
+        ((*from_file, "--version", "0.9.99"), "unknown release"),
+        (("--model", "tiny.safetensors", "--text-encoder", "nowhere"), "no text encoder found"),
+    ):
+        assert run(*call, *arguments, "-o", "d.gif") == 2
+        assert message in capsys.readouterr().err
+    assert not Path("d.gif").exists()
 
 
 def test_the_first_frame_covers_the_size_and_is_cut(

@@ -7,6 +7,7 @@ heavy inside its functions: `--help` must answer at once.
 from __future__ import annotations
 
 import importlib
+import logging
 import platform
 import traceback
 import warnings
@@ -33,6 +34,10 @@ _COMMANDS = (
     "train",
     "evaluate",
 )
+
+# Libraries that warn while they are imported, of things that no user of a command can act on (torchao of its kernels
+# for other machines).
+_CHATTY = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao")
 
 _STACK = ("diffusers", "transformers", "torch")
 
@@ -104,6 +109,9 @@ def _options(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show tracebacks of errors.")] = False,
 ) -> None:
     context.obj.verbose = verbose
+    if not verbose:
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.ERROR)
     if version:
         stack = ", ".join(f"{name} {metadata.version(name)}" for name in _STACK)
         typer.echo(f"ltx-diffusers {__version__} ({stack}, Python {platform.python_version()})")

@@ -41,7 +41,14 @@ def command(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A folder, a repository owner/name, or embedded. \\[default: embedded]"),
+        typer.Option(help="A folder, a repository owner/name, a file, or embedded. \\[default: embedded]"),
+    ] = None,
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(help="For a checkpoint file: a folder or repository with T5 and its tokenizer."),
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option(help="For a checkpoint file: its release, like 0.9.6-dev, if it can't tell.")
     ] = None,
     image: Annotated[
         Path | None,
@@ -85,6 +92,8 @@ def command(
     given = {
         "prompt": prompt,
         "model": model,
+        "text_encoder": text_encoder,
+        "version": version,
         "image": None if image is None else str(image),
         "negative_prompt": negative,
         "seed": seed,
@@ -180,7 +189,7 @@ def generate(
     check_record_replaceable(record_file)
     picture = None if settings.image is None else read_image(settings.image)
     check_device_name(device)
-    source = find_pipeline(settings.model)
+    source = find_pipeline(settings.model, settings.text_encoder)
 
     stages = Stages() if stages is None else stages
     stages.begin("load")
@@ -198,7 +207,13 @@ def generate(
         torch.cuda.reset_peak_memory_stats(where)
         stages.synchronize = lambda: torch.cuda.synchronize(where)
     pipeline = load_pipeline(
-        source, with_image=picture is not None, device=where, dtype=dtype, quiet=not verbose
+        source,
+        with_image=picture is not None,
+        device=where,
+        dtype=dtype,
+        text_encoder=settings.text_encoder,
+        version=settings.version,
+        quiet=not verbose,
     )
     settings, frames = run_pipeline(pipeline, settings, picture, stages)
 

@@ -24,13 +24,30 @@ if TYPE_CHECKING:
 AUTO = "auto"
 
 
-def find_pipeline(model: str) -> Path | str:
-    """Where a pipeline is: its folder, or a repository whose index could be had.
+def find_pipeline(model: str, text_encoder: str | None = None) -> Path | str:
+    """Where a pipeline is: its folder, a checkpoint file, or a repository whose index could be had.
+
+    Args:
+        model: What the user gave.
+        text_encoder: Where the text encoder of a checkpoint file is.
 
     Raises:
         UnknownNameError: If there is no such model; the message lists near names.
-        InputError: If it isn't a pipeline, or the Hub can't be reached and the index isn't in the cache.
+        InputError: If it isn't a pipeline, a checkpoint file has no text encoder, or the Hub can't be reached and the
+            index isn't in the cache.
     """
+    file = Path(model).expanduser()
+    if file.is_file():
+        if text_encoder is None:
+            raise InputError(
+                f"the checkpoint file {model} has no text encoder",
+                fix="give --text-encoder: a folder or repository with T5 and its tokenizer",
+            )
+        return file
+    if text_encoder is not None:
+        raise InputError(
+            "--text-encoder goes with a checkpoint file", got=f"{text_encoder} for the model {model}"
+        )
     found = find_model(model)
     if isinstance(found, str):
         fetch(found, PIPELINE_FILE)
@@ -137,9 +154,25 @@ def hush() -> None:
 
 
 def load_pipeline(
-    source: Path | str, *, with_image: bool, device: torch.device, dtype: torch.dtype, quiet: bool = True
+    source: Path | str,
+    *,
+    with_image: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+    text_encoder: str | None = None,
+    version: str | None = None,
+    quiet: bool = True,
 ) -> Any:
     """The text-to-video or image-to-video pipeline of a model, on its device.
+
+    Args:
+        source: What `find_pipeline` found.
+        with_image: Whether a first frame is given.
+        device: Where the models go.
+        dtype: Their dtype.
+        text_encoder: For a checkpoint file: a folder or repository with a text encoder and its tokenizer.
+        version: For a checkpoint file: its release, where it can't tell.
+        quiet: Whether the libraries below are silent.
 
     Raises:
         InputError: If the model can't be loaded.
@@ -158,7 +191,13 @@ def load_pipeline(
     else:
         from ..pipelines.pipeline_ltx import LTXPipeline as Pipeline
     try:
-        pipeline = Pipeline.from_pretrained(source, dtype=dtype).to(device)
+        if isinstance(source, Path) and source.is_file():
+            pipeline = Pipeline.from_single_file(
+                source, version=version, text_encoder=text_encoder, dtype=dtype
+            )
+        else:
+            pipeline = Pipeline.from_pretrained(source, dtype=dtype)
+        pipeline.to(device)
     except Exception as error:
         raise _unloadable(source, error) from error
     pipeline.set_progress_bar_config(disable=True)
@@ -186,9 +225,7 @@ def load_vae(
     from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 
     try:
-        return (
-            AutoencoderKLLTX.from_pretrained(source, subfolder=subfolder, dtype=dtype).to(device).eval()
-        )
+        return AutoencoderKLLTX.from_pretrained(source, subfolder=subfolder, dtype=dtype).to(device).eval()
     except Exception as error:
         raise _unloadable(source, error) from error
 

@@ -46,7 +46,7 @@ def convert_command(
     check_effect(report, source)
     path = write_lora(lora, target, to, _dtype(dtype))
     typer.echo(str(report))
-    typer.echo(f"{path}: {len(lora.layers)} layers as {to}, read as {lora.format}")
+    typer.echo(f"{path}: {_count(len(lora.layers), 'layer')} as {to}, read as {lora.format}")
 
 
 @app.command("info")
@@ -110,7 +110,7 @@ def merge_command(
     for (name, weight), report in zip(pairs, made.loras, strict=True):
         typer.echo(f"{name} at weight {weight:g}: {report}")
     typer.echo(
-        f"{made.path}: {made.changed} tensors changed; rounding to the checkpoint's dtype changed them by "
+        f"{made.path}: {_count(made.changed, 'tensor')} changed; rounding to the checkpoint's dtype changed them by "
         f"{made.rounding:.2%} of what was added; {stages.summary()}"
     )
 
@@ -164,11 +164,11 @@ def extract_command(
     if report.left_out:
         names = sorted(report.left_out, key=report.left_out.get, reverse=True)
         typer.echo(
-            f"left out: {len(names)} parameters that aren't weights of linear layers, the most changed "
+            f"left out: {_count(len(names), 'parameter')} beside the weights of linear layers, the most changed "
             f"{names[0]} by norm {report.left_out[names[0]]:.4g}"
         )
     typer.echo(
-        f"{path}: {len(lora.layers)} layers of rank {rank} or less, {lora.num_parameters / 1e6:,.2f} M parameters; "
+        f"{path}: {_count(len(lora.layers), 'layer')} of rank {rank} or less, {lora.num_parameters / 1e6:,.2f} M parameters; "
         f"lacks {report.error:.2%} of a difference of norm {report.norm:.4g}; {stages.summary()}"
     )
 
@@ -213,6 +213,10 @@ def _report(lora: Lora, checkpoint: str | None) -> LoraReport:
         return describe_lora(fitted(lora, model.shapes, differences=True), model.load)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def _print_report(source: str, lora: Lora, report: LoraReport) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -227,10 +231,10 @@ def _print_report(source: str, lora: Lora, report: LoraReport) -> None:
         relative = [] if report.relative is None else [f"{report.relative.get(block, 0):.3%}"]
         table.add_row(block, f"{norm:.4g}", *relative)
     kind = f"{report.format}{', DoRA' if report.uses_dora else ''}"
-    counted = (f"{name} ({count} layers)" for name, count in sorted(report.ranks.items()))
-    scales = (f"{scale:g} ({count} layers)" for scale, count in sorted(report.scales.items()))
+    counted = (f"{name} ({_count(count, 'layer')})" for name, count in sorted(report.ranks.items()))
+    scales = (f"{scale:g} ({_count(count, 'layer')})" for scale, count in sorted(report.scales.items()))
     lines = [
-        f"{source}: {kind}, {len(lora.layers)} layers, {report.num_parameters / 1e6:,.2f} M parameters "
+        f"{source}: {kind}, {_count(len(lora.layers), 'layer')}, {report.num_parameters / 1e6:,.2f} M parameters "
         f"in {', '.join(report.dtypes)}",
         f"rank {', '.join(counted)}; alpha / rank {', '.join(scales)}",
     ]

@@ -43,7 +43,9 @@ class Settings:
         prompt: What the video shows.
         negative_prompt: What it should not show.
         seed: Of all random draws.
-        model: "embedded", a folder or a repository `owner/name`.
+        model: "embedded", a folder, a repository `owner/name`, or a checkpoint file.
+        text_encoder: For a checkpoint file: folder or repository with its text encoder and tokenizer.
+        version: For a checkpoint file: its release, where it can't tell.
         image: File of the first frame.
         image_sha256: Hash of that file when the video was made.
         width, height: In pixels, multiples of 32.
@@ -59,6 +61,8 @@ class Settings:
     negative_prompt: str | None = None
     seed: int | None = None
     model: str = "embedded"
+    text_encoder: str | None = None
+    version: str | None = None
     image: str | None = None
     image_sha256: str | None = None
     width: int | None = None
@@ -78,7 +82,17 @@ class Settings:
             InputError: If a value can't be used.
             MediaError: If the first frame's file is missing or isn't the one that the video was made with.
         """
-        for name in ("prompt", "negative_prompt", "model", "image", "image_sha256", "dtype"):
+        texts = (
+            "prompt",
+            "negative_prompt",
+            "model",
+            "text_encoder",
+            "version",
+            "image",
+            "image_sha256",
+            "dtype",
+        )
+        for name in texts:
             value = getattr(self, name)
             if not isinstance(value, str) and (value is not None or name in ("prompt", "model")):
                 raise InputError(f"{name} must be a text", got=repr(value))

@@ -25,6 +25,7 @@ KNOWN_REPOSITORIES = (
     "Lightricks/LTX-Video-0.9.8-13B-distilled",
     "a-r-r-o-w/LTX-Video-0.9.1-diffusers",
 )
+_FILE_ENDINGS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -38,7 +39,7 @@ def find_model(model: str) -> Path | str:
         The folder, or the repository's id if `model` is no folder but has the form of an id.
 
     Raises:
-        UnknownNameError: If it is neither; the message lists near names.
+        UnknownNameError: If it is neither, or a file that isn't there; the message lists near names.
         InputError: If it is a file, or a folder without a model.
     """
     if model == EMBEDDED:
@@ -60,6 +61,8 @@ def find_model(model: str) -> Path | str:
         )
     if _REPOSITORY.fullmatch(model) and not path.parent.is_dir():
         return model
+    if path.suffix.lower() in _FILE_ENDINGS:
+        raise UnknownNameError(f"there is no file {model}")
     raise UnknownNameError(
         f"unknown model {model!r}",
         expected=f"{EMBEDDED!r}, a folder or a repository owner/name",
