@@ -347,6 +347,16 @@ def test_there_must_be_fp8_to_keep(path):
     save_checkpoint(path, "0.9.5")
     with pytest.raises(InputError, match="has no fp8 weights to keep"):
         LTXTransformer3DModel.from_single_file(path, fp8="keep")
+    save_checkpoint(
+        path,
+        "0.9.5",
+        change=lambda t: (
+            to_fp8(t, matrices(t, "blocks.0"))
+            | {name: t[name].to(torch.float8_e5m2) for name in matrices(t, "blocks.1")}
+        ),
+    )
+    with pytest.raises(InputError, match="more than one kind of fp8"):
+        LTXTransformer3DModel.from_single_file(path, fp8="keep")
     with pytest.raises(InputError, match="exclude each other"):
         LTXTransformer3DModel.from_single_file(path, fp8="keep", quantization_config=object())
 

@@ -133,6 +133,9 @@ def test_a_transformer_without_a_vae_needs_one(path, tmp_path):
     alone = tmp_path / "vae.safetensors"
     save_file(official_tensors(vae=vae), alone, metadata={"config": json.dumps(official_config(vae=vae))})
     vae.save_pretrained(tmp_path / "pipeline" / "vae")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no vae found; got .*empty"):
+        LTXPipeline.from_single_file(path, vae=tmp_path / "empty")
     places = (vae, alone, str(alone), tmp_path / "pipeline", tmp_path / "pipeline" / "vae")
     for place in places:
         pipe = LTXPipeline.from_single_file(path, vae=place)
@@ -172,6 +175,35 @@ def test_a_file_without_a_transformer_is_named(path):
 
 
 # Precision
+
+
+def test_models_from_elsewhere_get_the_transformer_s_precision(path, tmp_path):
+    save_checkpoint(path, "0.9.5", change=lambda t: {name: tensor.bfloat16() for name, tensor in t.items()})
+    for name, part in texts().items():
+        part.save_pretrained(tmp_path / "texts" / name)
+    tiny_autoencoder("0.9.5").save_pretrained(tmp_path / "vae")
+    pipe = LTXPipeline.from_single_file(path, text_encoder=tmp_path / "texts", vae=tmp_path / "vae")
+    assert {pipe.transformer.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.bfloat16}
+
+
+def test_a_revision_is_the_checkpoint_s(path, monkeypatch):
+    """Other repositories have other revisions; everything else that is said about the Hub holds for them, too."""
+    from ltx_diffusers.pipelines import single_file as pipelines
+
+    save_checkpoint(path, "0.9.5")
+    asked = []
+    monkeypatch.setattr(pipelines, "find_file", lambda place, **hub: asked.append(hub) or path)
+    monkeypatch.setattr(pipelines, "_from_pretrained", lambda *given, **_: asked.append(given[3]))
+    hub = {"revision": "v1", "token": "t", "local_files_only": True}
+    LTXPipeline.from_single_file("owner/repo/x.safetensors", text_encoder="owner/texts", **hub)
+    assert asked == [hub, *[{"token": "t", "local_files_only": True}] * 2]
+
+
+def test_wrong_arguments_are_refused_before_the_file_is_read(path):
+    with pytest.raises(InputError, match="unknown treatment of fp8 weights"):
+        LTXPipeline.from_single_file(path, fp8="drop")
+    with pytest.raises(CheckpointError, match="there is no file"):
+        LTXPipeline.from_single_file(path)
 
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])

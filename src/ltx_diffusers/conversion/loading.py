@@ -7,7 +7,7 @@ exact in the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 
@@ -39,14 +39,25 @@ def load_part(
     return dict(iterate_part(part, source, dtype))
 
 
-def iterate_part(part: Part, source: TensorSource, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+def iterate_part(
+    part: Part, source: TensorSource, dtype: torch.dtype, as_stored: Collection[str] = ()
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Our name and the tensor in `dtype`, for all tensors of a part, in the order of the file.
+
+    Args:
+        part: The part.
+        source: The opened file.
+        dtype: Precision of the tensors.
+        as_stored: Names of those that are given in the precision of the file.
 
     Raises:
         CheckpointError: If the file can't be read.
     """
-    for name in part.names:
-        yield name, load_tensor(part, source, name, dtype)
+    for name, stored in part.names.items():
+        if name in as_stored:
+            yield name, source.load(stored)
+        else:
+            yield name, load_tensor(part, source, name, dtype)
     if part.kind == "vae" and "latents_mean" not in part.names:  # official files leave a mean of 0 out
         yield "latents_mean", torch.zeros(source.info(part.names["latents_std"]).shape, dtype=dtype)
 

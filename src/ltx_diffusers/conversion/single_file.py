@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..models.single_file import single_file_loaders
 from .describe import Checkpoint, describe
 from .gguf import GGUFFile
 from .hub_files import find_file
-from .loading import iterate_part, load_tensor, part_dtype
+from .loading import iterate_part, part_dtype
 from .model_classes import MODEL_CLASSES, build_empty
 from .parts import FP8_DTYPES, Part
 from .tensors import TensorSource, open_tensors
@@ -48,10 +48,7 @@ def load_model(
     **hub: Any,
 ) -> ModelMixin:
     """Load one of our models from a checkpoint; arguments and errors as in `SingleFileMixin.from_single_file`."""
-    if fp8 not in FP8_MODES:
-        raise InputError("unknown treatment of fp8 weights", got=repr(fp8), expected=f"one of {FP8_MODES}")
-    if fp8 == "keep" and quantization_config is not None:
-        raise InputError("fp8='keep' and a quantization_config exclude each other")
+    check_options(fp8, quantization_config)
     file = find_file(path, **hub)
     with open_tensors(file, allow_pickle=allow_pickle) as source:
         # A VAE or an upsampler is the same in all releases that fit its tensors; only a transformer needs the rest.
@@ -60,6 +57,18 @@ def load_model(
         checkpoint = describe(source, version=version, undecided_ok=not needs_release)
         part = _own_part(checkpoint, kinds, cls)
         return load_described(cls, checkpoint, source, part, dtype, fp8, quantization_config, device)
+
+
+def check_options(fp8: str, quantization_config: Any) -> None:
+    """Check what can be checked of a call before its file is opened.
+
+    Raises:
+        InputError: If the treatment of fp8 weights is unknown, or doesn't go with a quantisation.
+    """
+    if fp8 not in FP8_MODES:
+        raise InputError("unknown treatment of fp8 weights", got=repr(fp8), expected=f"one of {FP8_MODES}")
+    if fp8 == "keep" and quantization_config is not None:
+        raise InputError("fp8='keep' and a quantization_config exclude each other")
 
 
 def load_described(
@@ -92,7 +101,7 @@ def load_described(
     if quantization_config is not None:
         _load_quantized(model, part, source, dtype, quantization_config, device)
     else:
-        for name, tensor in _tensors(part, source, compute, kept):
+        for name, tensor in iterate_part(part, source, compute, as_stored=set(kept)):
             _assign(model, name, tensor.to(device) if device is not None else tensor)
     model.register_to_config(_name_or_path=str(checkpoint.path))
     model.eval()
@@ -130,18 +139,6 @@ def _own_part(checkpoint: Checkpoint, kinds: list[str], cls: type) -> Part:
     )
 
 
-def _tensors(
-    part: Part, source: TensorSource, dtype: torch.dtype, kept: list[str]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors in `dtype`, those in `kept` as they are."""
-    keep = set(kept)
-    for name in keep:
-        yield name, source.load(part.names[name])
-    for name, tensor in iterate_part(part, source, dtype):
-        if name not in keep:
-            yield name, tensor
-
-
 def _assign(model: ModelMixin, name: str, tensor: torch.Tensor) -> None:
     """Put a tensor into a model on the meta device."""
     path, _, leaf = name.rpartition(".")
@@ -171,8 +168,10 @@ def _kept_in_fp8(part: Part, source: TensorSource) -> list[str]:
         and name.endswith(".weight")
         and len(source.info(stored).shape) > 1
     ]
-    if not kept:
-        raise InputError(f"{source.path} has no fp8 weights to keep", fix="leave fp8='keep' out")
+    kinds = {source.info(part.names[name]).dtype for name in kept}
+    if len(kinds) != 1:
+        what = "more than one kind of fp8 weights" if kinds else "no fp8 weights to keep"
+        raise InputError(f"{source.path} has {what}", fix="leave fp8='keep' out")
     return kept
 
 
@@ -220,11 +219,10 @@ def _load_quantized(
         load_model_dict_into_meta(model, chunk, dtype=dtype, device_map=target, hf_quantizer=quantizer)
 
     put(blocks)
+    rest = replace(part, names={name: stored for name, stored in part.names.items() if name not in blocks})
     chunk: dict[str, torch.Tensor] = {}
-    for name in part.names:
-        if name in blocks:
-            continue
-        chunk[name] = load_tensor(part, source, name, dtype)
+    for name, tensor in iterate_part(rest, source, dtype):
+        chunk[name] = tensor
         if sum(tensor.nbytes for tensor in chunk.values()) > _CHUNK_BYTES:
             put(chunk)
             chunk = {}

@@ -10,8 +10,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..conversion.describe import Checkpoint, describe
 from ..conversion.hub_files import find_file
-from ..conversion.single_file import load_described
-from ..conversion.tensors import TensorSource, open_tensors
+from ..conversion.loading import part_dtype
+from ..conversion.single_file import check_options, load_described
+from ..conversion.tensors import open_tensors
 from ..errors import CheckpointError, InputError
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ..models.transformers.transformer_ltx import LTXTransformer3DModel
@@ -37,7 +38,10 @@ def load_pipeline(
     **hub: Any,
 ) -> LTXPipelineBase:
     """A pipeline from a checkpoint file; arguments and errors as in `LTXPipelineBase.from_single_file`."""
+    check_options(fp8, quantization_config)
     file = find_file(path, **hub)
+    # A revision is one of the checkpoint's repository.
+    hub = {name: value for name, value in hub.items() if name != "revision"}
     with open_tensors(file, allow_pickle=allow_pickle) as source:
         checkpoint = describe(source, version=version)
         scheduler = LTXFlowMatchScheduler(**_sampler(checkpoint))
@@ -45,9 +49,14 @@ def load_pipeline(
             raise CheckpointError(
                 f"{file} has no VAE", fix="pass vae=, a model, or a file, folder or repository with one"
             )
-        # The texts first: what is missing there is found before the large models are read.
-        encoder, words = _text_parts(text_encoder, tokenizer, dtype, hub)
-        autoencoder = _vae(vae, checkpoint, source, version, dtype, allow_pickle, hub)
+        # What comes from elsewhere has the transformer's precision. The texts come first: what is missing there is
+        # found before the large models are read.
+        elsewhere = dtype or part_dtype(checkpoint.part("transformer"), source)
+        encoder, words = _text_parts(text_encoder, tokenizer, elsewhere, hub)
+        if vae is None:
+            autoencoder = load_described(AutoencoderKLLTX, checkpoint, source, checkpoint.part("vae"), dtype)
+        else:
+            autoencoder = _other_vae(vae, version, elsewhere, allow_pickle, hub)
         transformer = load_described(
             LTXTransformer3DModel,
             checkpoint,
@@ -79,31 +88,22 @@ def _sampler(checkpoint: Checkpoint) -> dict[str, Any]:
     return checkpoint.sampler_config()
 
 
-def _vae(
-    vae: Any,
-    checkpoint: Checkpoint,
-    source: TensorSource,
-    version: str | None,
-    dtype: torch.dtype | None,
-    allow_pickle: bool,
-    hub: dict[str, Any],
+def _other_vae(
+    vae: Any, version: str | None, dtype: torch.dtype, allow_pickle: bool, hub: dict[str, Any]
 ) -> Any:
-    if vae is None:
-        return load_described(AutoencoderKLLTX, checkpoint, source, checkpoint.part("vae"), dtype)
+    """A VAE that was given, or loaded where it was named: a folder or repository, or a file."""
     if not isinstance(vae, (str, Path)):
         return vae
-    folder = _folder_of(vae, "vae")
-    if folder is not None:
-        return AutoencoderKLLTX.from_pretrained(folder, dtype=dtype)
-    if str(vae).count("/") == 1 and not Path(vae).exists():
-        return AutoencoderKLLTX.from_pretrained(str(vae), subfolder="vae", dtype=dtype, **hub)
+    is_repository = str(vae).count("/") == 1 and not Path(vae).expanduser().exists()
+    if _folder_of(vae, "vae") is not None or is_repository:
+        return _from_pretrained(AutoencoderKLLTX, vae, "vae", hub, dtype=dtype)
     return AutoencoderKLLTX.from_single_file(
         vae, version=version, dtype=dtype, allow_pickle=allow_pickle, **hub
     )
 
 
 def _text_parts(
-    text_encoder: Any, tokenizer: Any, dtype: torch.dtype | None, hub: dict[str, Any]
+    text_encoder: Any, tokenizer: Any, dtype: torch.dtype, hub: dict[str, Any]
 ) -> tuple[PreTrainedModel | None, PreTrainedTokenizerBase | None]:
     """Text encoder and tokenizer, loaded if they were named; a tokenizer that wasn't, from beside the encoder."""
     if tokenizer is None and isinstance(text_encoder, (str, Path)):
@@ -112,9 +112,7 @@ def _text_parts(
         raise InputError("a text encoder needs its tokenizer", fix="pass tokenizer=")
     encoder = text_encoder
     if isinstance(text_encoder, (str, Path)):
-        encoder = _from_pretrained(
-            T5EncoderModel, text_encoder, "text_encoder", hub, dtype=dtype or torch.bfloat16
-        )
+        encoder = _from_pretrained(T5EncoderModel, text_encoder, "text_encoder", hub, dtype=dtype)
     words = tokenizer
     if isinstance(tokenizer, (str, Path)):
         words = _from_pretrained(AutoTokenizer, tokenizer, "tokenizer", hub)
