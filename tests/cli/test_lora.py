@@ -69,7 +69,7 @@ def test_info_shows_ranks_scales_norms_and_what_is_not_used(
     assert main(["lora", "info", str(tmp_path / "x.safetensors"), "--checkpoint", str(folder / "base")]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "diffusers, 27 layers" in shown
-    assert "rank 2 (24 layers), 3 (2 layers), 4 (1 layers)" in shown
+    assert "rank 2 (24 layers), 3 (2 layers), 4 (1 layer)" in shown
     assert "transformer_blocks.1" in shown
     assert "relative to the weights" in shown
     assert "not used: transformer.nothing.lora_A.weight: an LTX-Video transformer has no such layer" in shown
@@ -128,7 +128,7 @@ def test_what_is_left_out_is_said(folder: Path, tmp_path: Path, capsys: pytest.C
         str(tmp_path / "x.safetensors"),
     ]
     assert main(command) == 0
-    assert "left out: 1 parameters" in capsys.readouterr().out
+    assert "left out: 1 parameter beside" in capsys.readouterr().out
     assert main([*command, "--to", "comfy", "--differences"]) == 0
     assert "left out" not in capsys.readouterr().out
     assert load_file(tmp_path / "x.safetensors")["diffusion_model.patchify_proj.diff_b"].shape == (16,)
@@ -171,7 +171,7 @@ def test_a_lora_without_effect_is_shown_and_refused(
     save_file(tensors, tmp_path / "x.safetensors")
     assert main(["lora", "info", str(tmp_path / "x.safetensors")]) == 2
     shown = capsys.readouterr()
-    assert "1 layers" in shown.out
+    assert "1 layer," in shown.out
     assert "every update is zero" in shown.err
 
 

@@ -168,7 +168,8 @@ def extract_command(
             f"{names[0]} by norm {report.left_out[names[0]]:.4g}"
         )
     typer.echo(
-        f"{path}: {_count(len(lora.layers), 'layer')} of rank {rank} or less, {lora.num_parameters / 1e6:,.2f} M parameters; "
+        f"{path}: {_count(len(lora.layers), 'layer')} of rank {rank} or less, "
+        f"{lora.num_parameters / 1e6:,.2f} M parameters; "
         f"lacks {report.error:.2%} of a difference of norm {report.norm:.4g}; {stages.summary()}"
     )
 
