@@ -3,7 +3,8 @@
 Makes a transformer of the 2B size in bfloat16 with random weights (3.85 GB) as an official file, and converts it to
 Diffusers' layout and back. Each run is a process of its own; runs take turns (A B C A B C ...), and the median counts.
 Before each run the source is dropped from the system's file cache, so that it is read from the disk; after it the
-target is flushed to the disk, in the measured time, as the conversion does by itself. Peak memory is the resident set's
+target is flushed to the disk, in the measured time, as the conversion does by itself. Checks and plans come before the
+writing, and count. Peak memory is the resident set's
 peak during the conversion minus what it was right before. Needs 12 GB of disk. Run from the repository's root:
 
     python benchmarks/convert.py --rounds 5 --output benchmarks/results/convert.json
@@ -33,9 +34,10 @@ from ltx_diffusers.conversion.convert import convert
 Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of the imports, doesn't count
 before = peak_memory()
 started, worked = time.perf_counter(), time.process_time()
-convert(sys.argv[1], sys.argv[2], sys.argv[3])
+made = convert(sys.argv[1], sys.argv[2], sys.argv[3])
 seconds, cpu = time.perf_counter() - started, time.process_time() - worked
-print(json.dumps({"seconds": seconds, "cpu": cpu, "memory": peak_memory() - before}))
+memory = peak_memory() - before
+print(json.dumps({"seconds": seconds, "writing": made.seconds, "cpu": cpu, "memory": memory}))
 """
 
 COPY = """
@@ -45,7 +47,7 @@ shutil.copyfile(sys.argv[1], sys.argv[2])
 with open(sys.argv[2], "rb") as file:
     os.fsync(file.fileno())
 seconds, cpu = time.perf_counter() - started, time.process_time() - worked
-print(json.dumps({"seconds": seconds, "cpu": cpu, "memory": 0}))
+print(json.dumps({"seconds": seconds, "writing": seconds, "cpu": cpu, "memory": 0}))
 """
 
 
@@ -138,6 +140,7 @@ def main() -> None:
             "median_seconds": round(statistics.median(seconds), 2),
             "fastest_seconds": round(seconds[0], 2),
             "slowest_seconds": round(seconds[-1], 2),
+            "median_seconds_of_writing": round(statistics.median(value["writing"] for value in values), 2),
             "median_processor_seconds": round(statistics.median(value["cpu"] for value in values), 2),
             "median_mb_per_second": round(size / 1e6 / statistics.median(seconds)),
             "peak_memory_above_start_mb": round(max(value["memory"] for value in values) / 1e6),

@@ -33,10 +33,13 @@ PIPELINE = "LTXPipeline"
 
 def in_tree_class(kind: str) -> type:
     """Diffusers' class for a kind of part."""
-    import diffusers
-    from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel
+    if kind.endswith("upsampler"):  # its module brings Diffusers' pipelines and Transformers along
+        from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel
 
-    return LTXLatentUpsamplerModel if kind.endswith("upsampler") else getattr(diffusers, CLASSES[kind])
+        return LTXLatentUpsamplerModel
+    import diffusers
+
+    return getattr(diffusers, CLASSES[kind])
 
 
 def in_tree_config(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:

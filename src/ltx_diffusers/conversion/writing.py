@@ -41,6 +41,7 @@ _STORAGE_ORDER = (
 )  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _HEADER_ALIGNMENT = 8
+_FLUSHED_TOGETHER = 64 * 2**20
 # How systems say that they don't copy from file to file.
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPNOTSUPP, errno.EXDEV)
 
@@ -117,10 +118,14 @@ def write_safetensors(
     header = _header(ordered, metadata)
     with new_file(path) as partial, partial.open("r+b", buffering=0) as file:
         _write_all(file, header)
+        waiting = 0
         for tensor in ordered:
             if not _copied(tensor, file):
                 _write_all(file, _bytes_of(tensor))
-            _begin_flush(file, tensor.nbytes)
+            waiting += tensor.nbytes
+            if waiting >= _FLUSHED_TOGETHER:
+                _begin_flush(file, waiting)
+                waiting = 0
             if progress is not None:
                 progress(tensor.nbytes)
         os.fsync(file.fileno())
@@ -329,7 +334,7 @@ def _bytes_of(planned: PlannedTensor) -> memoryview:
 
 
 def _begin_flush(file: io.FileIO, count: int) -> None:
-    """Have the last `count` bytes written to the disk while the next tensor is read, not all of them at the end."""
+    """Have the last `count` bytes written to the disk while the next ones are read, not all of them at the end."""
     if hasattr(os, "posix_fadvise"):
         # Told that nobody will read them, Linux starts writing the pages, and later gives up their memory.
         os.posix_fadvise(file.fileno(), file.tell() - count, count, os.POSIX_FADV_DONTNEED)
