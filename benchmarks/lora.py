@@ -19,38 +19,48 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from convert import COPY, forget, make_checkpoint, measure
+from convert import COPY, forget, make_checkpoint
 
 RANK = 32
 
-MERGE = """
-import json, sys, time
-from pathlib import Path
-from ltx_diffusers.cli.stages import peak_memory
-from ltx_diffusers.conversion.lora.merge import merge_loras
-Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of the imports, doesn't count
-before = peak_memory()
-started = time.perf_counter()
-merge_loras(sys.argv[1], [(sys.argv[3], 1.0)], sys.argv[2])
-print(json.dumps({"seconds": time.perf_counter() - started, "memory": peak_memory() - before}))
-"""
-
-EXTRACT = """
+SETUP = """
 import json, sys, time
 from pathlib import Path
 from ltx_diffusers.cli.stages import peak_memory
 from ltx_diffusers.conversion.lora.extract import extract_lora
-Path("/proc/self/clear_refs").write_text("5")
-before = peak_memory()
-started = time.perf_counter()
-lora, report = extract_lora(sys.argv[1], sys.argv[2], rank=int(sys.argv[3]))
-seconds = time.perf_counter() - started
-print(json.dumps({"seconds": seconds, "memory": peak_memory() - before, "error": report.error}))
+from ltx_diffusers.conversion.lora.merge import merge_loras
+Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of the imports, doesn't count
+before, processor, started = peak_memory(), time.process_time(), time.perf_counter()
 """
+RESULT = """
+seconds, processor = time.perf_counter() - started, time.process_time() - processor
+memory = peak_memory() - before
+print(json.dumps({"seconds": seconds, "processor_seconds": processor, "memory": memory, "error": error}))
+"""
+MERGE = f"{SETUP}merge_loras(sys.argv[1], [(sys.argv[3], 1.0)], sys.argv[2]); error = None{RESULT}"
+EXTRACT = f"{SETUP}error = extract_lora(sys.argv[1], sys.argv[2], rank=int(sys.argv[3]))[1].error{RESULT}"
+
+
+def run(code: str, source: Path, target: Path, *arguments: str) -> dict[str, float]:
+    """Figures of one run, whose source isn't in the system's file cache."""
+    forget(source)
+    command = [sys.executable, "-c", code, str(source), str(target), *arguments]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    return json.loads(result.stdout)
+
+
+def row(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Medians of the times, and the largest memory."""
+    return {
+        "median_seconds": round(statistics.median(figures["seconds"] for figures in runs), 1),
+        "median_processor_seconds": round(
+            statistics.median(figures["processor_seconds"] for figures in runs), 1
+        ),
+        "peak_memory_above_start_mb": round(max(figures["memory"] for figures in runs) / 1e6),
+    }
 
 
 def make_lora(path: Path) -> None:
@@ -84,48 +94,30 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        base, lora, merged = (folder / f"{part}.safetensors" for part in ("base", "lora", "merged"))
+        base, lora, merged, copy = (
+            folder / f"{part}.safetensors" for part in ("base", "lora", "merged", "copy")
+        )
         make_checkpoint(base)
         make_lora(lora)
         size = base.stat().st_size
-        runs = {
-            "plain copy": partial(measure, COPY, base, folder / "copy"),
-            "merge": partial(measure, MERGE, base, folder / "out.safetensors", str(lora)),
-        }
-        figures: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+        copies, merges = [], []
         for _ in range(options.rounds):
-            for name, run in runs.items():
-                figures[name].append(run())
-        subprocess.run(
-            [sys.executable, "-c", MERGE, base, merged, lora], check=True, stdout=subprocess.DEVNULL
-        )
-        forget(base)
-        result = subprocess.run(
-            [sys.executable, "-c", EXTRACT, base, merged, str(RANK)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        extracted = json.loads(result.stdout)
+            copies.append(run(COPY, base, copy))
+            copy.unlink()
+            merges.append(run(MERGE, base, merged, str(lora)))
+        extracted = run(EXTRACT, base, merged, str(RANK))
     report = {
-        "command": "python benchmarks/lora.py",
         "date": datetime.date.today().isoformat(),
-        "rounds": options.rounds,
-        "checkpoint_gb": round(size / 1e9, 2),
+        "command": f"python benchmarks/lora.py --rounds {options.rounds}",
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: metadata.version(name) for name in ("ltx-diffusers", "safetensors", "torch")},
+        "file_bytes": size,
         "rank": RANK,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "torch": metadata.version("torch"),
-        **{
-            name: {
-                "median_seconds": round(statistics.median(seconds for seconds, _ in values), 1),
-                "peak_memory_above_start_mb": round(max(memory for _, memory in values)),
-            }
-            for name, values in figures.items()
-        },
-        "extract": {
-            "seconds": round(extracted["seconds"], 1),
-            "peak_memory_above_start_mb": round(extracted["memory"] / 1e6),
-            "error": round(extracted["error"], 4),
+        "rounds": options.rounds,
+        "rows": {
+            "plain copy": {"median_seconds": round(statistics.median(each["seconds"] for each in copies), 1)},
+            "merge": row(merges),
+            "extract": row([extracted]) | {"error": round(extracted["error"], 4)},
         },
     }
     text = json.dumps(report, indent=2)
