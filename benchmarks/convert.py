@@ -4,8 +4,8 @@ Makes a transformer of the 2B size in bfloat16 with random weights (3.85 GB) as 
 Diffusers' layout and back. Each run is a process of its own; runs take turns (A B C A B C ...), and the median counts.
 Before each run the source is dropped from the system's file cache, so that it is read from the disk; after it the
 target is flushed to the disk, in the measured time, as the conversion does by itself. Checks and plans come before the
-writing, and count. Peak memory is the resident set's
-peak during the conversion minus what it was right before. Needs 12 GB of disk. Run from the repository's root:
+writing, and count. Peak memory is the resident set's peak during the conversion minus what it was right before. Needs
+12 GB of disk. Run from the repository's root:
 
     python benchmarks/convert.py --rounds 5 --output benchmarks/results/convert.json
 """
