@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import torch
 from diffusers import LTXVideoTransformer3DModel
@@ -11,6 +12,7 @@ from tiny import tiny_components, transformer_config
 from torch import Tensor, nn
 
 from ltx_diffusers import LTXPipeline, LTXTransformer3DModel
+from ltx_diffusers.conversion.lora.files import write_lora
 from ltx_diffusers.conversion.lora.layers import Lora
 from ltx_diffusers.conversion.lora.peft_model import extract_adapter, lora_modules
 
@@ -83,6 +85,12 @@ def adapted_transformer(kind: str = "alpha", **options: object) -> LTXTransforme
 def some_lora(kind: str = "alpha", **options: object) -> Lora:
     """The LoRA of `adapted_transformer`."""
     return extract_adapter(adapted_transformer(kind, **options))
+
+
+def saved(folder: Path, kind: str = "alpha", **options: object) -> tuple[Path, Tensor]:
+    """A LoRA's file, and what a transformer gives with it."""
+    model = adapted_transformer(kind, **options)
+    return write_lora(extract_adapter(model), folder), output(model)
 
 
 @torch.no_grad()

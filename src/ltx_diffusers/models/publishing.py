@@ -13,7 +13,7 @@ publishers: Registry[Callable[..., str]] = Registry("publisher", builtins=("ltx_
 
 
 class PublishesToHub:
-    """Diffusers' `push_to_hub`, with a real model card and in one commit; stands before Diffusers' classes as a base."""
+    """Diffusers' `push_to_hub` with a real model card and in one commit; stands before Diffusers' classes as a base."""
 
     def push_to_hub(
         self,
