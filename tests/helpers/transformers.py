@@ -15,6 +15,20 @@ TINY = {
 }
 """Width 64, so that RoPE leaves 64 % 6 = 4 channels over, as at the released widths."""
 
+OFFICIAL = {
+    "attention_bias": True,
+    "activation_fn": "gelu-approximate",
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-6,
+    "standardization_norm": "rms_norm",
+    "qk_norm": "rms_norm",
+    "positional_embedding_type": "rope",
+    "positional_embedding_theta": 10000.0,
+    "positional_embedding_max_pos": [20, 2048, 2048],
+    "timestep_scale_multiplier": 1000,
+}
+"""What the official class must be told beside `TINY` to be the released architecture."""
+
 GRID = (3, 2, 4)
 """Frames, rows and columns of tokens."""
 

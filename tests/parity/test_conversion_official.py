@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import LTXPipeline as DiffusersPipeline
-from helpers.transformers import relative_error
+from helpers.transformers import OFFICIAL, relative_error
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -24,7 +24,7 @@ rf = pytest.importorskip("ltx_video.schedulers.rf")
 FAMILIES = ("0.9.0", "0.9.1", "0.9.5")
 CHANNELS = 16
 
-TRANSFORMER = {
+TRANSFORMER = OFFICIAL | {
     "_class_name": "Transformer3DModel",
     "num_attention_heads": 2,
     "attention_head_dim": 16,
@@ -33,18 +33,8 @@ TRANSFORMER = {
     "num_layers": 2,
     "cross_attention_dim": 32,
     "caption_channels": 24,
-    "attention_bias": True,
-    "activation_fn": "gelu-approximate",
     "num_embeds_ada_norm": 1000,
-    "norm_elementwise_affine": False,
-    "norm_eps": 1e-6,
     "adaptive_norm": "single_scale_shift",
-    "standardization_norm": "rms_norm",
-    "qk_norm": "rms_norm",
-    "positional_embedding_type": "rope",
-    "positional_embedding_theta": 10000.0,
-    "positional_embedding_max_pos": [20, 2048, 2048],
-    "timestep_scale_multiplier": 1000,
 }
 OLD_BLOCKS = [
     ["res_x", 1], ["compress_all", 1], ["res_x_y", 1], ["res_x", 2], ["compress_all", 1], ["res_x_y", 1],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.transformers import FRAME_RATE, GRID, TINY, relative_error, tiny_inputs
+from helpers.transformers import FRAME_RATE, GRID, OFFICIAL, TINY, relative_error, tiny_inputs
 
 from ltx_diffusers import LTXTransformer3DModel
 from ltx_diffusers.functional.coordinates import video_coordinates
@@ -31,19 +31,7 @@ RENAMES = (
 def models() -> tuple[torch.nn.Module, torch.nn.Module]:
     """Ours and the official one with the same weights."""
     ours = LTXTransformer3DModel(**TINY).eval()
-    official = transformer3d.Transformer3DModel(
-        **TINY,
-        attention_bias=True,
-        activation_fn="gelu-approximate",
-        norm_elementwise_affine=False,
-        norm_eps=1e-6,
-        standardization_norm="rms_norm",
-        qk_norm="rms_norm",
-        positional_embedding_type="rope",
-        positional_embedding_theta=10000.0,
-        positional_embedding_max_pos=[20, 2048, 2048],
-        timestep_scale_multiplier=1000,
-    ).eval()
+    official = transformer3d.Transformer3DModel(**TINY, **OFFICIAL).eval()
     weights = ours.state_dict()
     for new, old in RENAMES:
         weights = {key.replace(new, old): value for key, value in weights.items()}

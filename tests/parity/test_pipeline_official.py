@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from helpers.transformers import OFFICIAL
 from safetensors.torch import save_file
 
 from ltx_diffusers import LTXConditionPipeline, LTXLatentUpsampler, VideoCondition
@@ -36,7 +37,7 @@ Strategy = pytest.importorskip("ltx_video.utils.skip_layer_strategy").SkipLayerS
 TOLERANCE = 1e-4
 CHANNELS, TEXT, FRAME_RATE = 8, 12, 25
 HEIGHT, WIDTH, FRAMES = 64, 96, 33
-TRANSFORMER = {
+TRANSFORMER = OFFICIAL | {
     "_class_name": "Transformer3DModel",
     "num_attention_heads": 2,
     "attention_head_dim": 16,
@@ -45,18 +46,8 @@ TRANSFORMER = {
     "num_layers": 3,
     "cross_attention_dim": 32,
     "caption_channels": TEXT,
-    "attention_bias": True,
-    "activation_fn": "gelu-approximate",
     "num_embeds_ada_norm": 1000,
-    "norm_elementwise_affine": False,
-    "norm_eps": 1e-6,
     "adaptive_norm": "single_scale_shift",
-    "standardization_norm": "rms_norm",
-    "qk_norm": "rms_norm",
-    "positional_embedding_type": "rope",
-    "positional_embedding_theta": 10000.0,
-    "positional_embedding_max_pos": [20, 2048, 2048],
-    "timestep_scale_multiplier": 1000,
     "causal_temporal_positioning": True,
 }
 UP = ["compress_all", {"residual": True, "multiplier": 2}]

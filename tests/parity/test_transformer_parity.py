@@ -10,6 +10,7 @@ from diffusers.pipelines.ltx.pipeline_ltx import LTXPipeline as DiffusersPipelin
 from helpers.transformers import (
     FRAME_RATE,
     GRID,
+    OFFICIAL,
     SCALE,
     TIMESTEPS,
     TINY,
@@ -177,19 +178,7 @@ class TestOfficial:
     @pytest.fixture
     def official(self) -> torch.nn.Module:
         transformer3d = pytest.importorskip("ltx_video.models.transformers.transformer3d")
-        return transformer3d.Transformer3DModel(
-            **TINY,
-            attention_bias=True,
-            activation_fn="gelu-approximate",
-            norm_elementwise_affine=False,
-            norm_eps=1e-6,
-            standardization_norm="rms_norm",
-            qk_norm="rms_norm",
-            positional_embedding_type="rope",
-            positional_embedding_theta=10000.0,
-            positional_embedding_max_pos=[20, 2048, 2048],
-            timestep_scale_multiplier=1000,
-        )
+        return transformer3d.Transformer3DModel(**TINY, **OFFICIAL)
 
     @staticmethod
     def tokens_and_coordinates(latents: torch.Tensor, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -124,7 +124,7 @@ def pick_device(name: str) -> torch.device:
     device = torch.device(name)
     try:
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         kind = "GPU" if device.type != "cpu" else "device"
         raise InputError(
             f"there is no {kind} {name} here", fix="use --device cpu, or install torch for your GPU"

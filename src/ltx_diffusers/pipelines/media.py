@@ -96,12 +96,12 @@ def structure(given: Sequence[Given]) -> tuple:
     return tuple((type(entry).__name__, *_position(entry), *_clip_size(entry)) for entry in given)
 
 
-def video_pixels(video: Any, size: VideoSize | None = None) -> Tensor:
-    """A clip as (3, F, H, W) in [-1, 1].
+def clip_pictures(video: Any, size: VideoSize | None = None) -> list[Any]:
+    """The pictures of a clip, checked.
 
     Args:
         video: A list of pictures, or an array (F, H, W, 3).
-        size: What its height and width must be; None for any.
+        size: What their height and width must be; None for any, as long as it is one.
 
     Raises:
         InputError: If it isn't a clip, or has another size.
@@ -115,8 +115,17 @@ def video_pixels(video: Any, size: VideoSize | None = None) -> Tensor:
             expected="one size" if size is None else f"{size.width}x{size.height}",
             fix="resize or crop the clip first",
         )
-    height, width = sides.pop()
-    return pixel_frames(video, height, width)[:, :, 0].transpose(0, 1)
+    return pictures
+
+
+def video_pixels(video: Any) -> Tensor:
+    """A clip as (3, F, H, W) in [-1, 1].
+
+    Raises:
+        InputError: If it isn't a clip of one size.
+    """
+    pictures = clip_pictures(video)
+    return pixel_frames(pictures, *sides_of(pictures[0]))[:, :, 0].transpose(0, 1)
 
 
 def _checked(entry: Any, size: VideoSize, ratios: CompressionRatios) -> Given:
@@ -172,18 +181,17 @@ def _checked_media(entry: VideoCondition, size: VideoSize, ratios: CompressionRa
     if entry.place is not None:
         _check_place(entry, size, ratios)
     elif entry.video is not None:
-        video_pixels(entry.video, size)
+        clip_pictures(entry.video, size)
     return entry
 
 
 def _checked_region(entry: RegionOfVideo, size: VideoSize) -> RegionOfVideo:
     _check_strength(entry.strength)
-    frames = len(split_images(entry.video))
+    frames = len(clip_pictures(entry.video, size))
     if frames != size.frames:
         raise InputError(
             "a video that is kept in part has the length of the video", got=frames, expected=size.frames
         )
-    video_pixels(entry.video, size)
     keep = torch.as_tensor(entry.keep)
     if keep.ndim == 2:
         keep = keep.expand(size.frames, *keep.shape)

@@ -20,7 +20,7 @@ from ..geometry import VideoSize
 from ..models.transformers.transformer_ltx import LTXTransformer3DModel
 from .base import LTXPipelineBase
 from .images import encode_frames, split_images
-from .media import Given, VideoCondition, checked_conditions, structure, video_pixels
+from .media import Given, VideoCondition, checked_conditions, clip_pictures, structure, video_pixels
 from .media_encoding import build_conditions
 from .presets import Preset, get_preset, preset_of
 from .request import Request
@@ -167,13 +167,11 @@ class LTXConditionPipeline(LTXPipelineBase):
             self._check_perturbations(request.guidance)
         if request.initial_video is not None:
             size = VideoSize(request.num_frames, request.height, request.width)
-            if len(split_images(request.initial_video)) != size.frames:
+            frames = len(clip_pictures(request.initial_video, size))
+            if frames != size.frames:
                 raise InputError(
-                    "initial_video has another length than the video",
-                    got=len(split_images(request.initial_video)),
-                    expected=size.frames,
+                    "initial_video has another length than the video", got=frames, expected=size.frames
                 )
-            video_pixels(request.initial_video, size)
         if request.initial_latents is not None:
             latent = request.latent_size(self.ratios)
             shape = (self.transformer.config.in_channels, *latent)

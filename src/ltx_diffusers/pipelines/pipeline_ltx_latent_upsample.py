@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..functional.generators import Generators
 from ..functional.latent_statistics import match_statistics, tone_map
 from ..functional.latents import denormalize_latents, normalize_latents
-from ..geometry import CompressionRatios, VideoSize, check_video_size
+from ..geometry import CompressionRatios, check_video_size
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ..models.publishing import PublishesToHub
 from ..models.upsamplers.latent_upsampler_ltx import LTXLatentUpsampler
@@ -122,7 +122,7 @@ class LTXLatentUpsamplePipeline(PublishesToHub, DiffusionPipeline):
         side = self.vae.spatial_compression_ratio
         ratios = CompressionRatios(self.vae.temporal_compression_ratio, side, side)
         check_video_size(len(pictures), *sides, ratios)
-        return video_pixels(pictures, VideoSize(len(pictures), *sides))
+        return video_pixels(pictures)
 
 
 def upsample_latents(vae: Any, upsampler: torch.nn.Module, latents: Tensor, match: float = 1.0) -> Tensor:
