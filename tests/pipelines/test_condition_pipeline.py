@@ -26,6 +26,8 @@ from ltx_diffusers.denoising.samplers import samplers
 from ltx_diffusers.errors import InputError, UnknownNameError
 from ltx_diffusers.functional.latents import normalize_latents, unpack_latents
 from ltx_diffusers.geometry import VideoSize
+from ltx_diffusers.pipelines import pipeline_ltx_condition
+from ltx_diffusers.pipelines.presets import PassPreset, Preset
 
 FRAMES, HEIGHT, WIDTH = 33, 64, 96
 LATENTS = VideoSize(5, 2, 3)
@@ -320,6 +322,27 @@ def test_bad_input_is_refused_before_any_model_runs(pipeline, monkeypatch, name)
     monkeypatch.setattr(pipeline.vae, "encode", untouchable)
     with pytest.raises(InputError, match=message):
         run(pipeline, **arguments)
+
+
+def test_the_models_own_preset_is_used_and_arguments_win(pipeline, monkeypatch):
+    preset = Preset("mine", PassPreset(SpatioTemporalGuidance(4.0, stg_blocks=(1,)), num_inference_steps=3))
+    monkeypatch.setattr(pipeline_ltx_condition, "preset_of", lambda *configs: preset)
+    without_steps = {"num_inference_steps": None}
+    by_preset = run(pipeline, **without_steps)
+    assert torch.equal(by_preset, run(pipeline, num_inference_steps=3, guidance=preset.single.guidance))
+    assert torch.equal(run(pipeline, guidance_scale=2.0), run(pipeline, guidance_scale=2.0, preset=None))
+    # Diffusers' transformer has no perturbed passes, a compiled one of ours has.
+    theirs = tiny_components(timestep_conditioning=True, causal=True, statistics=True, ours=False)[
+        "transformer"
+    ]
+    other = LTXConditionPipeline(**pipeline.components | {"transformer": theirs})
+    other.set_progress_bar_config(disable=True)
+    assert torch.equal(run(other), run(other, preset=None))
+    with pytest.raises(InputError, match="our transformer"):
+        run(other, guidance=preset.single.guidance)
+    compiled = torch.compile(pipeline.transformer, backend="eager")
+    monkeypatch.setattr(pipeline, "transformer", compiled)
+    torch.testing.assert_close(run(pipeline, **without_steps), by_preset)
 
 
 def test_an_unknown_sampler(pipeline):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from diffusers.image_processor import PipelineImageInput
 from diffusers.pipelines.ltx.pipeline_output import LTXPipelineOutput
+from diffusers.utils.torch_utils import is_compiled_module
 from torch import Tensor
 
 from ..denoising.conditions import Condition
@@ -111,7 +112,8 @@ class LTXConditionPipeline(LTXPipelineBase):
             skip_initial_inference_steps: Steps of the schedule left out at its start; needs something to start from.
             skip_final_inference_steps: Steps left out at its end; the last one left goes to 0.
             preset: Settings for guidance and steps where no argument says them: a `Preset`, its name in
-                `pipelines.presets.PRESETS`, "auto" for that of the loaded model if it is a released one, or None.
+                `pipelines.presets.PRESETS`, "auto" for that of the loaded model (if it is
+                a released one, in our class), or None.
 
         Returns:
             The videos as `.frames`, or in a tuple; for "latent" normalised latents (B, C, F, H, W), as in Diffusers.
@@ -129,6 +131,8 @@ class LTXConditionPipeline(LTXPipelineBase):
     def _with_preset(self, request: Request) -> Request:
         """The request with the preset's settings where the caller gave none."""
         preset = request.preset
+        if preset == "auto" and not self._can_perturb:
+            return request
         if isinstance(preset, str):
             configs = self.transformer.config, self.scheduler.config
             preset = preset_of(*configs) if preset == "auto" else get_preset(preset)
@@ -183,11 +187,18 @@ class LTXConditionPipeline(LTXPipelineBase):
                     expected=f"(1 or {request.num_videos}, *{shape})",
                 )
 
+    @property
+    def _can_perturb(self) -> bool:
+        """Whether the transformer, compiled or not, is ours: Diffusers' has no perturbed passes."""
+        compiled = is_compiled_module(self.transformer)
+        transformer = self.transformer._orig_mod if compiled else self.transformer
+        return isinstance(transformer, LTXTransformer3DModel)
+
     def _check_perturbations(self, guidance: Guidance | GuidanceByLevel) -> None:
         for run in guidance.all_passes():
             if run.perturbation is None:
                 continue
-            if not isinstance(self.transformer, LTXTransformer3DModel):
+            if not self._can_perturb:
                 raise InputError(
                     "guidance that perturbs attention needs our transformer",
                     got=type(self.transformer).__name__,
