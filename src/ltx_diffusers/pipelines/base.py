@@ -321,11 +321,17 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
         self._num_timesteps = len(self.scheduler.timesteps)
         texts = self._texts(request, device)
         state = self._initial_state(request, size, device)
+        state = self._denoised(request, texts, state)
+        frames = self._output(request, state)
+        self.maybe_free_model_hooks()
+        return LTXPipelineOutput(frames=frames) if request.return_dict else (frames,)
 
+    def _denoised(self, request: Request, texts: dict[str, TextFeatures], state: TokenState) -> TokenState:
+        """The tokens taken from the first noise level to latents."""
         guidance = self._guidance().at(1.0)  # until the first step names its level
         velocity = GuidedVelocity(self.transformer, texts, guidance, request.attention_kwargs)
         with self.progress_bar(total=self._num_timesteps) as bar:
-            state = denoise(
+            return denoise(
                 state,
                 velocity,
                 self.scheduler,
@@ -337,9 +343,6 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
                 before_step=self._before_step(velocity),
                 on_step_end=self._step_end(request, velocity, bar.update),
             )
-        frames = self._output(request, state)
-        self.maybe_free_model_hooks()
-        return LTXPipelineOutput(frames=frames) if request.return_dict else (frames,)
 
     def _conditions(self, request: Request, latents: Tensor | None, device: torch.device) -> list[Condition]:
         """The conditions of a call. `latents` (B, C, F, H, W) are those that the caller gave, if any."""
