@@ -1,4 +1,7 @@
-"""Data: procedural worlds, readers of videos and pictures, and the pictures that are made to be looked at."""
+"""Data: readers of clips, files of videos and pictures, procedural worlds, and pictures that are made to be looked at.
+
+What a registered data reader has to be is written down in `ltx_diffusers.data.clips.ClipReader`.
+"""
 
 from __future__ import annotations
 

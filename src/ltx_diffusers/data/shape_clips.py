@@ -7,21 +7,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import data_readers
+from .clips import Clip
 from .moving_shapes import ClipSpec, Split, caption, moment, render, sample_spec
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A captioned clip.
+@dataclass(frozen=True, kw_only=True)
+class ShapeClip(Clip):
+    """A captioned clip of moving-shapes.
 
     Attributes:
-        frames: float32 (F, H, W, 3) in [0, 1].
-        caption: One wording of what it shows.
         spec: What it was drawn from.
     """
 
-    frames: np.ndarray
-    caption: str
     spec: ClipSpec
 
 
@@ -43,17 +40,33 @@ class ShapeClips:
     split: Split = "train"
     seed: int = 0
 
-    def __getitem__(self, index: int) -> Clip:
+    def __getitem__(self, index: int) -> ShapeClip:
         rng = np.random.default_rng([self.seed, index])
         spec = sample_spec(rng, self.split)
         if self.num_frames == 1:
             spec = moment(spec, float(rng.random()))
-        return Clip(render(spec, self.num_frames, self.height, self.width), caption(spec, rng), spec)
+        frames = render(spec, self.num_frames, self.height, self.width)
+        return ShapeClip(frames=frames, caption=caption(spec, rng), name=self.name(index), spec=spec)
 
     def caption(self, index: int, rng: np.random.Generator) -> str:
         """Another wording for a clip, without drawing it."""
         return caption(sample_spec(np.random.default_rng([self.seed, index]), self.split), rng)
 
+    def name(self, index: int) -> str:
+        """Words that identify a clip."""
+        return f"clip {index} of moving-shapes"
+
+    def with_size(
+        self, num_frames: int | None = None, height: int | None = None, width: int | None = None
+    ) -> ShapeClips:
+        """The same set in another size; None keeps what it is."""
+        return replace(
+            self,
+            num_frames=num_frames or self.num_frames,
+            height=height or self.height,
+            width=width or self.width,
+        )
+
     def with_frames(self, num_frames: int) -> ShapeClips:
         """The same set at another number of frames."""
-        return replace(self, num_frames=num_frames)
+        return self.with_size(num_frames)

@@ -37,6 +37,7 @@ class DataConfig(StrictModel):
         num_frames: Frames of a clip; a training stage may ask for another number.
         frame_rate: Frames per second that the clips are meant to be shown at.
         seed: Chooses the set.
+        options: Further settings of the reader, such as the `path` of files.
     """
 
     reader: str = "moving-shapes"
@@ -45,6 +46,7 @@ class DataConfig(StrictModel):
     num_frames: int = 17
     frame_rate: float = Field(default=8.0, gt=0)
     seed: int = Field(default=0, ge=0)
+    options: dict[str, Any] = Field(default_factory=dict)
 
     def model_post_init(self, _context: Any) -> None:
         """Check the size. Raises `InputError` naming the nearest valid one."""

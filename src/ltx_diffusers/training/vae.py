@@ -10,7 +10,6 @@ import torch
 from accelerate import PartialState
 from pydantic import Field
 
-from ..data import data_readers
 from ..data.pictures import contact_sheet
 from ..errors import InputError
 from ..functional.latents import denormalize_latents, normalize_latents
@@ -18,6 +17,7 @@ from ..geometry import LTX_RATIOS, check_video_size
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ..objectives import objectives
 from ..objectives.vae import VAEPass, emphasize_foreground
+from .clips import open_clips
 from .config import RunConfig, StrictModel, build, load_part, share_of_batch
 
 _STATISTICS_MOMENTUM = 0.02
@@ -148,13 +148,7 @@ class VAETask:
         self.total_steps = sum(stage.steps for stage in config.stages)
         for stage in config.stages:  # now, not when a later stage begins
             share_of_batch(stage.batch_size, PartialState().num_processes)
-        data = config.data
-        self.clips = data_readers.get(data.reader)(
-            data.num_frames, data.height, data.width, "train", data.seed
-        )
-        held_out = data_readers.get(data.reader)(
-            data.num_frames, data.height, data.width, "held-out", data.seed
-        )
+        self.clips, held_out = open_clips(config.data), open_clips(config.data, "held-out")
         self.validation_frames = [held_out[index].frames for index in range(config.validation_clips)]
 
     def batch(self, step: int, rank: int, world_size: int) -> dict[str, Any]:
@@ -165,8 +159,9 @@ class VAETask:
         return {"video": to_model_range(video), "foreground_weight": stage.foreground_weight}
 
     def describe_sample(self, step: int, rank: int, world_size: int, index: int) -> str:
-        """Number of a sample's clip in its set."""
-        return f"clip {self._share(step, rank, world_size)[1][index]} of {self.config.data.reader}"
+        """Words that identify a sample's clip."""
+        stage, numbers = self._share(step, rank, world_size)
+        return self.clips.with_frames(stage.num_frames).name(numbers[index])
 
     def validate(self, folder: Path) -> dict[str, float]:
         """PSNR (dB) at the levels 0, 0.05 and 0.2 of latent noise; a contact sheet of originals above results."""
