@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,10 +38,12 @@ def command(
 
         info = inspect_model(model)
         heading, remarks = _heading_of_model(info), []
+    presets = _presets_of(info.components)
     if as_json:
-        typer.echo(json.dumps({**asdict(info), "parameters": info.parameters}, indent=2))
+        content = {**asdict(info), "parameters": info.parameters}
+        typer.echo(json.dumps(content | ({} if presets is None else {"presets": presets}), indent=2))
     else:
-        _print_tables(heading, info.components, info.parameters, remarks)
+        _print_tables(heading, info.components, info.parameters, remarks + _remarks_of_presets(presets))
 
 
 def _heading_of_model(info: ModelInfo) -> str:
@@ -59,8 +61,8 @@ def _heading_of_file(info: FileInfo) -> str:
     return f"{info.source}: {info.layout} layout, {info.precision}, {release}"
 
 
-def _remarks_of_file(info: FileInfo) -> list[tuple[str, str]]:
-    """Names and values of the metadata; the config is shown with the components."""
+def _remarks_of_file(info: FileInfo) -> list[tuple[str, str, str]]:
+    """Rows with the metadata's names and values; the config is shown with the components."""
     remarks = []
     for name, value in info.metadata.items():
         text = "as above" if name == "config" else " ".join(str(value).split())
@@ -69,11 +71,39 @@ def _remarks_of_file(info: FileInfo) -> list[tuple[str, str]]:
         )
     if info.unexpected:
         remarks.append(("in no part", f"{len(info.unexpected)} tensors, such as {info.unexpected[0]}"))
-    return remarks
+    return [("metadata" if number == 0 else "", *remark) for number, remark in enumerate(remarks)]
+
+
+def _presets_of(components: Sequence[Component]) -> dict[str, Any] | None:
+    """The presets made for the model's transformer, and the one that is picked; None without a transformer."""
+    from ..pipelines.preset_choice import fitting_presets, preset_name_of
+
+    settings = {component.name: component.settings for component in components}
+    transformer = settings.get("transformer")
+    if transformer is None:
+        return None
+    # Without its scheduler a distilled model looks like any other.
+    picked = preset_name_of(transformer, settings["scheduler"]) if "scheduler" in settings else None
+    return {"picked": picked, "fit": list(fitting_presets(transformer))}
+
+
+def _remarks_of_presets(presets: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    """How `generate` runs the model, as a row of the settings."""
+    if presets is None:
+        return []
+    if not presets["fit"]:
+        return [("generate", "preset", "none: not of a released size; its own settings are used")]
+    if presets["picked"] is None:
+        return [("generate", "preset", f"by the release: {' or '.join(presets['fit'])}")]
+    others = [name for name in presets["fit"] if name != presets["picked"]]
+    return [
+        ("generate", "preset", presets["picked"]),
+        *([("", "others that fit", ", ".join(others))] if others else []),
+    ]
 
 
 def _print_tables(
-    heading: str, components: Sequence[Component], parameters: int, remarks: Sequence[tuple[str, str]]
+    heading: str, components: Sequence[Component], parameters: int, remarks: Sequence[tuple[str, str, str]]
 ) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -100,8 +130,8 @@ def _print_tables(
     for component in components:
         for number, (name, value) in enumerate(component.settings.items()):
             settings.add_row(component.name if number == 0 else "", name, escape(json.dumps(value)))
-    for number, (name, value) in enumerate(remarks):
-        settings.add_row("metadata" if number == 0 else "", escape(name), escape(value))
+    for group, name, value in remarks:
+        settings.add_row(group, escape(name), escape(value))
     console = Console()
     console.print(escape(heading), highlight=False)
     console.print(table)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..denoising.guidance import ClassifierFreeGuidance, Guidance, GuidanceByLevel, SpatioTemporalGuidance
 from ..errors import UnknownNameError
+from .preset_choice import preset_name_of
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 )
 """All presets, by name."""
 
-# Transformer blocks of the released sizes.
-_SIZES = {28: "2b", 48: "13b"}
-
 
 def get_preset(name: str) -> Preset:
     """The preset of that name.
@@ -147,11 +145,5 @@ def preset_of(transformer: Mapping[str, Any], scheduler: Mapping[str, Any]) -> P
         transformer: Config; the size tells the family.
         scheduler: Config; a distilled model lists its allowed steps, the one of 0.9.6 adds noise in each step.
     """
-    size = _SIZES.get(transformer.get("num_layers"))
-    if size is None:
-        return None
-    if not scheduler.get("allowed_inference_steps"):
-        return PRESETS[f"{size}-dev"]
-    if size == "13b":
-        return PRESETS["13b-distilled"]
-    return PRESETS["2b-distilled-0.9.6" if scheduler.get("stochastic_sampling") else "2b-distilled-0.9.8"]
+    name = preset_name_of(transformer, scheduler)
+    return None if name is None else PRESETS[name]
