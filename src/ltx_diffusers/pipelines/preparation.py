@@ -99,7 +99,7 @@ def prepare_clip(
     check_preparation(fit, blur, crf)
     _check_side(height=height, width=width)
     pictures = split_images(frames)
-    indices = _times(len(pictures), frame_rate, source_rate)
+    indices = frames_at_rate(len(pictures), frame_rate, source_rate)
     if num_frames is not None:
         _check_side(num_frames=num_frames)
         if num_frames > len(indices):
@@ -111,6 +111,29 @@ def prepare_clip(
         indices = indices[:num_frames]
     shown = logging.tqdm(indices, desc="Preparing the clip", delay=1, leave=False)
     return np.stack([_prepared(pictures[index], height, width, fit, blur, crf) for index in shown])
+
+
+def frames_at_rate(count: int, frame_rate: float | None, source_rate: float | None) -> Sequence[int]:
+    """Indices of a clip's pictures that are shown at a frame rate: at each of its times the nearest one.
+
+    Args:
+        count: Pictures of the clip.
+        frame_rate: Frames per second wanted; the clip's own if None.
+        source_rate: Frames per second of the clip; needed with `frame_rate`.
+
+    Raises:
+        InputError: If a rate isn't a positive number.
+    """
+    if frame_rate is None:
+        return range(count)
+    for name, rate in (("frame_rate", frame_rate), ("source_rate", source_rate)):
+        if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < rate < math.inf:
+            raise InputError(f"{name} must be a positive number", got=rate)
+    if frame_rate == source_rate:
+        return range(count)
+    # As many frames as end no later than the clip's last one.
+    frames = math.floor((count - 1) * frame_rate / source_rate + 1e-6) + 1
+    return [min(count - 1, math.floor(index * source_rate / frame_rate + 0.5)) for index in range(frames)]
 
 
 def check_preparation(fit: str | None, blur: float, crf: int | None) -> None:
@@ -219,20 +242,6 @@ def _resized(picture: Image.Image, height: int, width: int) -> Image.Image:
     if picture.size == (width, height):
         return picture
     return picture.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def _times(count: int, frame_rate: float | None, source_rate: float | None) -> Sequence[int]:
-    """Indices of the pictures of a clip that are shown at a frame rate."""
-    if frame_rate is None:
-        return range(count)
-    for name, rate in (("frame_rate", frame_rate), ("source_rate", source_rate)):
-        if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < rate < math.inf:
-            raise InputError(f"{name} must be a positive number", got=rate)
-    if frame_rate == source_rate:
-        return range(count)
-    # As many frames as end no later than the clip's last one.
-    frames = math.floor((count - 1) * frame_rate / source_rate + 1e-6) + 1
-    return [min(count - 1, math.floor(index * source_rate / frame_rate + 0.5)) for index in range(frames)]
 
 
 def _check_side(**sides: Any) -> None:
