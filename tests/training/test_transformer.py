@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_runs import TINY_VAE, transformer_run
+from helpers.tiny_runs import transformer_run
 
 from ltx_diffusers import LTXPipeline
 from ltx_diffusers.denoising.conditions import FirstFrameCondition
@@ -15,7 +15,6 @@ from ltx_diffusers.denoising.velocity import GuidedVelocity, TextFeatures
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.functional.coordinates import Placement
 from ltx_diffusers.functional.latents import unpack_latents
-from ltx_diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ltx_diffusers.training.config import parse_config
 from ltx_diffusers.training.latent_cache import cached_posteriors
 from ltx_diffusers.training.loop import Trainer
@@ -23,31 +22,20 @@ from ltx_diffusers.training.transformer import TransformerTask, TransformerTrain
 from ltx_diffusers.training.vae import to_model_range
 
 
-@pytest.fixture(scope="module")
-def vae_folder(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("vae")
-    vae = AutoencoderKLLTX(**TINY_VAE)
-    vae.latents_mean.normal_()
-    vae.latents_std.uniform_(0.5, 2.0)
-    vae.save_pretrained(folder)
-    return folder
-
-
 def trainer(folder: Path, vae: Path, *, resume: bool = False, **changes: object) -> Trainer:
     config = parse_config(TransformerTrainConfig, transformer_run(folder, vae, **changes))
     return Trainer(TransformerTask(config), config, resume=resume)
 
 
-def test_resumed_equals_unbroken_and_the_pipeline_works(tmp_path, vae_folder):
-    unbroken = trainer(tmp_path / "unbroken", vae_folder, export_dtype="float32")
+def test_resumed_equals_unbroken_and_the_pipeline_works(tmp_path, tiny_vae_folder):
+    unbroken = trainer(tmp_path / "unbroken", tiny_vae_folder, export_dtype="float32")
     folder = unbroken.train()
-    broken = trainer(tmp_path / "broken", vae_folder)
+    broken = trainer(tmp_path / "broken", tiny_vae_folder)
     for _ in range(2):
         broken.train_step()
         broken.step += 1
     broken.save()
-    resumed = trainer(tmp_path / "broken", vae_folder, resume=True)
+    resumed = trainer(tmp_path / "broken", tiny_vae_folder, resume=True)
     resumed.train()
     for name, value in unbroken.task.module.state_dict().items():
         assert torch.equal(value, resumed.task.module.state_dict()[name]), name
@@ -67,9 +55,11 @@ def test_resumed_equals_unbroken_and_the_pipeline_works(tmp_path, vae_folder):
         assert str(tmp_path) not in config.read_text() and "_name_or_path" not in config.read_text(), config
 
 
-def test_the_prediction_in_training_is_that_of_the_pipeline(tmp_path, vae_folder, monkeypatch):
+def test_the_prediction_in_training_is_that_of_the_pipeline(tmp_path, tiny_vae_folder, monkeypatch):
     """Same tokens, noise level, first frame and text: same call of the transformer (contract of one core)."""
-    run = trainer(tmp_path, vae_folder, caption_dropout=0.0, first_frame_share=1.0, first_frame_noise=0.0)
+    run = trainer(
+        tmp_path, tiny_vae_folder, caption_dropout=0.0, conditions={"first_frame": 1.0, "noise": 0.0}
+    )
     task = run.task
     calls = []
     original = task.module.transformer.forward
@@ -113,8 +103,8 @@ def _captions(task):
         yield number, rng
 
 
-def test_latents_are_those_of_the_encoder_and_are_read_again(tmp_path, vae_folder):
-    run = trainer(tmp_path, vae_folder)
+def test_latents_are_those_of_the_encoder_and_are_read_again(tmp_path, tiny_vae_folder):
+    run = trainer(tmp_path, tiny_vae_folder)
     task = run.task
     vae = task.vae
     with torch.no_grad():
@@ -135,10 +125,10 @@ def test_latents_are_those_of_the_encoder_and_are_read_again(tmp_path, vae_folde
     assert not torch.equal(other[0], again[0])
 
 
-def test_captions_are_dropped_and_drawn_anew(tmp_path, vae_folder):
-    task = trainer(tmp_path, vae_folder, caption_dropout=1.0).task
+def test_captions_are_dropped_and_drawn_anew(tmp_path, tiny_vae_folder):
+    task = trainer(tmp_path, tiny_vae_folder, caption_dropout=1.0).task
     assert task.batch(0, 0, 1)["text_mask"].sum(1).tolist() == [1, 1, 1, 1]  # the end mark alone
-    task = trainer(tmp_path, vae_folder, caption_dropout=0.0, cached_clips=1).task
+    task = trainer(tmp_path, tiny_vae_folder, caption_dropout=0.0, cached_clips=1).task
     wordings = {tuple(row) for step in range(6) for row in task.batch(step, 0, 1)["input_ids"].tolist()}
     assert len(wordings) > 3
 
@@ -154,8 +144,8 @@ def test_captions_are_dropped_and_drawn_anew(tmp_path, vae_folder):
         ({"validation_prompts": 65}, "validation_prompts"),
     ],
 )
-def test_bad_settings_are_one_error_before_clips_are_encoded(tmp_path, vae_folder, changes, message):
-    settings = transformer_run(tmp_path, vae_folder)
+def test_bad_settings_are_one_error_before_clips_are_encoded(tmp_path, tiny_vae_folder, changes, message):
+    settings = transformer_run(tmp_path, tiny_vae_folder)
     settings |= {
         key: {**settings[key], **value} if isinstance(value, dict) else value
         for key, value in changes.items()
@@ -165,8 +155,8 @@ def test_bad_settings_are_one_error_before_clips_are_encoded(tmp_path, vae_folde
     assert not (tmp_path / "cache").exists()
 
 
-def test_wordings_are_not_drawn_from_the_numbers_of_the_clips(tmp_path, vae_folder):
-    task = trainer(tmp_path, vae_folder).task
+def test_wordings_are_not_drawn_from_the_numbers_of_the_clips(tmp_path, tiny_vae_folder):
+    task = trainer(tmp_path, tiny_vae_folder).task
     numbers, wordings = task._share(3, 0, 1)
     again = wordings.integers(task.config.cached_clips, size=1000)
     first = np.random.default_rng([0, 3]).integers(task.config.cached_clips, size=1000)
@@ -174,8 +164,8 @@ def test_wordings_are_not_drawn_from_the_numbers_of_the_clips(tmp_path, vae_fold
     assert not np.array_equal(again, first)
 
 
-def test_time_coordinates_must_be_stated(tmp_path, vae_folder):
-    settings = transformer_run(tmp_path, vae_folder)
+def test_time_coordinates_must_be_stated(tmp_path, tiny_vae_folder):
+    settings = transformer_run(tmp_path, tiny_vae_folder)
     settings["model"] = {
         key: value for key, value in settings["model"].items() if key != "causal_temporal_positioning"
     }

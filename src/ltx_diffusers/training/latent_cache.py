@@ -17,22 +17,30 @@ from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from .vae import to_model_range
 
 _BATCH = 8
+_WHOLE = slice(None)
 
 
 @torch.no_grad()
 def cached_posteriors(
-    vae: AutoencoderKLLTX, clips: ShapeClips, count: int, folder: Path
+    vae: AutoencoderKLLTX, clips: ShapeClips, count: int, folder: Path, piece: slice = _WHOLE
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Posterior means and standard deviations of the first `count` clips, normalised by the VAE's statistics.
 
     They are encoded the first time and then read from `folder`, under a name made of the clips' settings and the
     encoder's weights: another VAE or another set never reads stale latents.
 
+    Args:
+        vae: Encodes them.
+        clips: The set.
+        count: How many.
+        folder: Where they are kept.
+        piece: Frames of each clip that are encoded, by themselves.
+
     Returns:
         means: (N, C, F', H', W') float32.
         deviations: (N, C or 1, F', H', W') float32.
     """
-    path = folder / f"latents-{_fingerprint(vae, clips, count)}.safetensors"
+    path = folder / f"latents-{_fingerprint(vae, clips, count, piece)}.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         means, deviations = [], []
@@ -41,7 +49,9 @@ def cached_posteriors(
         )
         for start in batches:
             numbers = range(start, min(start + _BATCH, count))
-            video = to_model_range(np.stack([clips[number].frames for number in numbers])).to(vae.device)
+            video = to_model_range(np.stack([clips[number].frames[piece] for number in numbers])).to(
+                vae.device
+            )
             with torch.autocast(vae.device.type, torch.bfloat16):
                 posterior = vae.encode(video).latent_dist
             means.append(posterior.mean.float().cpu())
@@ -56,8 +66,9 @@ def cached_posteriors(
     return (stored["mean"] - mean) / std, stored["deviation"] / std
 
 
-def _fingerprint(vae: AutoencoderKLLTX, clips: ShapeClips, count: int) -> str:
-    digest = hashlib.sha256(json.dumps([repr(clips), count]).encode())
+def _fingerprint(vae: AutoencoderKLLTX, clips: ShapeClips, count: int, piece: slice) -> str:
+    what = [repr(clips), count] + ([] if piece == _WHOLE else [repr(piece)])
+    digest = hashlib.sha256(json.dumps(what).encode())
     for name, weight in sorted(vae.encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())

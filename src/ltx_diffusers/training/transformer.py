@@ -15,7 +15,6 @@ from ..data import data_readers
 from ..data.moving_shapes import vocabulary
 from ..data.pictures import contact_sheet
 from ..data.video import write_video
-from ..denoising.conditions import FirstFrameCondition
 from ..denoising.state import at_noise_level, from_noise, token_levels, velocity_target
 from ..errors import InputError
 from ..functional.coordinates import Placement
@@ -27,6 +26,7 @@ from ..objectives.flow_matching import FlowPass
 from ..pipelines.pipeline_ltx import LTXPipeline
 from ..schedulers.densities import build_timestep_density
 from ..schedulers.flow_match import LTXFlowMatchScheduler
+from .conditioning import ConditionShares, GivenClip, with_drawn_conditions
 from .config import RunConfig, StrictModel, build, load_part, share_of_batch
 from .latent_cache import cached_posteriors
 from .text import build_text_encoder, build_word_tokenizer
@@ -65,8 +65,7 @@ class TransformerTrainConfig(RunConfig):
         objective: A registered objective for `FlowPass`.
         density: Noise levels.
         caption_dropout: Share of captions replaced by the empty one, for classifier-free guidance.
-        first_frame_share: Share of samples whose first frame is given (image-to-video).
-        first_frame_noise: The given frame's own noise level is drawn from [0, this].
+        conditions: What is given besides the prompt, and how often.
         validation_prompts: Held-out prompts that a video is made for at each validation.
         attention_backend: One of Diffusers' attention backends; "_native_math" is the fastest for a few dozen tokens
             on a CPU. None for the default.
@@ -85,8 +84,7 @@ class TransformerTrainConfig(RunConfig):
     objective: str = "flow-matching"
     density: DensityConfig = DensityConfig()
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
-    first_frame_share: float = Field(default=0.25, ge=0, le=1)
-    first_frame_noise: float = Field(default=0.05, ge=0, lt=1)
+    conditions: ConditionShares = ConditionShares()
     validation_prompts: int = Field(default=8, gt=0, le=_VALIDATION_CLIPS)
     attention_backend: str | None = None
     export_dtype: str = Field(default="bfloat16", pattern="^(float32|bfloat16|float16)$")
@@ -123,24 +121,35 @@ class TransformerTrainingModule(torch.nn.Module):
             raise InputError(f"the objective {config.objective!r} is not one of a transformer")
 
     def forward(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Losses (B,) of a batch: posteriors `mean` (B, C, F, H, W) and `deviation`, `input_ids`, `text_mask`."""
+        """Losses (B,) of a batch.
+
+        Args:
+            batch: Posteriors `mean` (B, C, F, H, W) and `deviation`, `input_ids`, `text_mask`; in a step with a clip
+                that is given, its number in the config `clip` (), `clip_mean` and `clip_deviation`.
+            generator: Source of all noise.
+        """
         device = batch["mean"].device
 
         def draw(*shape: int) -> torch.Tensor:
             return torch.rand(shape, generator=generator, device=device)
 
-        def draw_normal() -> torch.Tensor:
-            return torch.randn(batch["mean"].shape, generator=generator, device=device)
+        def draw_normal(like: torch.Tensor) -> torch.Tensor:
+            return torch.randn(like.shape, generator=generator, device=device)
 
         batch_size = batch["mean"].shape[0]
-        latents = batch["mean"] + batch["deviation"] * draw_normal()
+        latents = batch["mean"] + batch["deviation"] * draw_normal(batch["mean"])
+        clip = None
+        if "clip" in batch:
+            mean = batch["clip_mean"]
+            clip = GivenClip(
+                mean + batch["clip_deviation"] * draw_normal(mean),
+                self.config.conditions.clips[int(batch["clip"])].frame,
+            )
         placement = Placement(
             self.config.data.frame_rate, self.transformer.config.causal_temporal_positioning, self.ratios
         )
-        state = from_noise(draw_normal(), placement, clean=latents)
-        given = draw(batch_size) < self.config.first_frame_share
-        strength = torch.where(given, 1 - self.config.first_frame_noise * draw(batch_size), 0.0)
-        state = FirstFrameCondition(latents[:, :, :1], strength).apply_to(state)
+        state = from_noise(draw_normal(latents), placement, clean=latents)
+        state = with_drawn_conditions(state, latents, self.config.conditions, draw, clip)
         sigma = self.density.sample(
             batch_size,
             num_tokens=state.num_target,
@@ -170,6 +179,7 @@ class TransformerTask:
         self.config = config
         self.total_steps = config.steps
         data = config.data
+        _check_clips(config)
         share_of_batch(
             config.batch_size, PartialState().num_processes
         )  # now, not after the clips are encoded
@@ -212,6 +222,16 @@ class TransformerTask:
         self.vae.to(processes.device)
         with processes.main_process_first():  # the others find the file
             self.posteriors = cached_posteriors(self.vae, self.clips, config.cached_clips, folder)
+            self.clip_posteriors = [
+                cached_posteriors(
+                    self.vae,
+                    self.clips,
+                    config.cached_clips,
+                    folder,
+                    slice(clip.frame, clip.frame + clip.frames),
+                )
+                for clip in config.conditions.clips
+            ]
             self.held_out_posteriors = cached_posteriors(self.vae, self.held_out, _VALIDATION_CLIPS, folder)
 
     def batch(self, step: int, rank: int, world_size: int) -> dict[str, torch.Tensor]:
@@ -221,7 +241,18 @@ class TransformerTask:
             "" if rng.random() < self.config.caption_dropout else self.clips.caption(number, rng)
             for number in numbers
         ]
-        return self._inputs(self.posteriors, numbers, captions)
+        inputs = self._inputs(self.posteriors, numbers, captions)
+        # The same for all ranks, whose sequences must have one length.
+        draw = np.random.default_rng([self.config.seed, step, 0, 1]).random()
+        clip = self.config.conditions.clip_of_step(draw)
+        if clip is not None:
+            mean, deviation = self.clip_posteriors[clip]
+            inputs |= {
+                "clip": torch.tensor(clip),
+                "clip_mean": mean[numbers],
+                "clip_deviation": deviation[numbers],
+            }
+        return inputs
 
     def describe_sample(self, step: int, rank: int, world_size: int, index: int) -> str:
         """Number of a sample's clip in its set."""
@@ -304,3 +335,14 @@ class TransformerTask:
         share = numbers[rank * size : (rank + 1) * size]
         # From 1 on: numpy ignores zeros at the end of a seed, and rank 0 would draw the clips' numbers again.
         return share.tolist(), np.random.default_rng([self.config.seed, step, 1 + rank])
+
+
+def _check_clips(config: TransformerTrainConfig) -> None:
+    """Raise `InputError` for a clip that can't be given."""
+    for clip in config.conditions.clips:
+        if clip.frame + clip.frames > config.data.num_frames:
+            raise InputError(
+                "config key 'conditions.clips': a clip reaches beyond the video",
+                got=f"frames {clip.frame} to {clip.frame + clip.frames - 1}",
+                expected=f"frames up to {config.data.num_frames - 1}",
+            )
