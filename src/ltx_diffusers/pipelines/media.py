@@ -13,6 +13,7 @@ from ..denoising.conditions.clip import PREFIXES
 from ..errors import InputError
 from ..geometry import CompressionRatios, VideoSize
 from .images import pixel_frames, split_images
+from .preparation import check_preparation, prepare_clip, prepare_image
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,19 @@ class VideoCondition:
 
     Attributes:
         image: A picture: PIL, array (H, W, 3) or tensor (3, H, W), uint8 or floats in [0, 1]. It is stretched to
-            the video's size, unless it has a `place`.
-        video: A clip of 8k + 1 pictures of the video's size: a list of them, or an array (F, H, W, 3).
+            the video's size, unless it has a `place` or a `fit`.
+        video: A clip of 8k + 1 pictures: a list of them, or an array (F, H, W, 3); of the video's size, unless it
+            has a `fit`.
         frame_index: Frame where it begins; negative numbers count from the end, -1 being the last frame (for a
             clip: ending with it). A clip inside the video begins at a multiple of 8.
         strength: How strongly it is given, 0 to 1.
         place: Left and top of the picture on the canvas, multiples of 32; only at frame 0. The outermost latents
             of a picture inside the canvas are left free, since they look different from others (official rule).
         prefix: What becomes of the first two latents of a clip inside the video; see `ClipCondition`.
+        fit: How to bring it to the video's size: "crop", "pad" or "stretch"; see `preparation.prepare_image`.
+        blur: Softens it: a Gaussian's deviation in pixels.
+        crf: Sends it through H.264 at this constant rate factor, against videos that stand still: 29 in the
+            official pipeline, which also blurs by 1.0. None for none.
     """
 
     image: Any = None
@@ -37,6 +43,9 @@ class VideoCondition:
     strength: float = 1.0
     place: tuple[int, int] | None = None
     prefix: str = "extra"
+    fit: str | None = None
+    blur: float = 0.0
+    crf: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,14 +68,20 @@ class ReferenceVideo:
     """A reference beside the video, for models trained with one (in-context LoRA).
 
     Attributes:
-        video: 8k + 1 pictures; sides are multiples of 32.
+        video: 8k + 1 pictures; sides are multiples of 32, unless it has a `fit`.
         strength: How strongly it is given, 0 to 1.
         scale: Pixels of the target for one of the reference.
+        fit: How to bring it to the video's size divided by `scale`: "crop", "pad" or "stretch".
+        blur: Softens it: a Gaussian's deviation in pixels.
+        crf: Sends it through H.264 at this constant rate factor; None for none.
     """
 
     video: Any
     strength: float = 1.0
     scale: float = 1.0
+    fit: str | None = None
+    blur: float = 0.0
+    crf: int | None = None
 
 
 Given = VideoCondition | RegionOfVideo | ReferenceVideo
@@ -128,13 +143,28 @@ def video_pixels(video: Any) -> Tensor:
     return pixel_frames(pictures, *sides_of(pictures[0]))[:, :, 0].transpose(0, 1)
 
 
+def prepared_pixels(entry: VideoCondition | ReferenceVideo, size: VideoSize) -> Tensor:
+    """What a checked condition shows, (3, F, H, W) in [-1, 1], brought to its size and prepared as it asks.
+
+    Args:
+        entry: A picture or a clip.
+        size: Frames, height and width of the video, in pixels.
+    """
+    is_picture = getattr(entry, "image", None) is not None
+    media = entry.image if is_picture else entry.video
+    height, width = _shown_sides(entry, size)
+    if entry.fit is None and not entry.blur and not entry.crf:
+        return pixel_frames(media, height, width)[:, :, 0].transpose(0, 1)
+    prepare = prepare_image if is_picture else prepare_clip
+    prepared = prepare(media, height, width, fit=entry.fit or "stretch", blur=entry.blur, crf=entry.crf)
+    return video_pixels(prepared[None] if is_picture else prepared)
+
+
 def _checked(entry: Any, size: VideoSize, ratios: CompressionRatios) -> Given:
     if isinstance(entry, RegionOfVideo):
         return _checked_region(entry, size)
     if isinstance(entry, ReferenceVideo):
-        _check_clip_length(len(split_images(entry.video)), ratios)
-        _check_strength(entry.strength)
-        return entry
+        return _checked_reference(entry, size, ratios)
     if not isinstance(entry, VideoCondition):
         names = ("image", "video", "frame_index", "strength")
         if not all(hasattr(entry, name) for name in names):
@@ -178,10 +208,30 @@ def _checked_media(entry: VideoCondition, size: VideoSize, ratios: CompressionRa
             expected=f"a multiple of {ratios.time}",
         )
     entry = replace(entry, frame_index=index)
+    check_preparation(entry.fit, entry.blur, entry.crf)
     if entry.place is not None:
         _check_place(entry, size, ratios)
-    elif entry.video is not None:
+    elif entry.video is not None and entry.fit is None:
         clip_pictures(entry.video, size)
+    return entry
+
+
+def _checked_reference(entry: ReferenceVideo, size: VideoSize, ratios: CompressionRatios) -> ReferenceVideo:
+    _check_clip_length(len(split_images(entry.video)), ratios)
+    _check_strength(entry.strength)
+    if not isinstance(entry.scale, (int, float)) or not 0 < entry.scale < float("inf"):
+        raise InputError("a reference's scale must be a positive number", got=entry.scale)
+    check_preparation(entry.fit, entry.blur, entry.crf)
+    if entry.fit is None:
+        clip_pictures(entry.video)
+    height, width = _shown_sides(entry, size)
+    if height % ratios.height or width % ratios.width or not height or not width:
+        raise InputError(
+            "a reference's sides must fill whole latents",
+            got=f"{width}x{height}",
+            expected=f"multiples of {ratios.width} and {ratios.height}",
+            fix="resize it" if entry.fit is None else "use another scale",
+        )
     return entry
 
 
@@ -205,7 +255,11 @@ def _checked_region(entry: RegionOfVideo, size: VideoSize) -> RegionOfVideo:
 
 
 def _check_place(entry: VideoCondition, size: VideoSize, ratios: CompressionRatios) -> None:
-    height, width = sides_of(split_images(entry.image if entry.video is None else entry.video)[0])
+    height, width = _shown_sides(entry, size)
+    if entry.fit is not None:
+        raise InputError(
+            "a picture with a place keeps its own size", got=f"fit={entry.fit!r}", fix="drop fit"
+        )
     left, top = entry.place
     aligned = not any(
         (left % ratios.width, width % ratios.width, top % ratios.height, height % ratios.height)
@@ -262,9 +316,22 @@ def _position(entry: Given) -> tuple:
     return (entry.scale,) if isinstance(entry, ReferenceVideo) else ()
 
 
-def _clip_size(entry: Given) -> tuple[int, ...]:
+def _clip_size(entry: Given) -> tuple:
     pictures = split_images(entry.image if getattr(entry, "image", None) is not None else entry.video)
-    return (len(pictures), *sides_of(pictures[0]))
+    # Without a place, and where it is fitted, it gets the video's size whatever its own.
+    own_size = not isinstance(entry, VideoCondition) or entry.place is not None
+    if own_size and getattr(entry, "fit", None) is None:
+        return (len(pictures), *sides_of(pictures[0]))
+    return (len(pictures),)
+
+
+def _shown_sides(entry: VideoCondition | ReferenceVideo, size: VideoSize) -> tuple[int, int]:
+    """Height and width that a picture or clip is given with."""
+    if isinstance(entry, VideoCondition) and entry.place is None:
+        return size.height, size.width
+    if isinstance(entry, ReferenceVideo) and entry.fit is not None:
+        return round(size.height / entry.scale), round(size.width / entry.scale)
+    return sides_of(split_images(entry.video if getattr(entry, "image", None) is None else entry.image)[0])
 
 
 def sides_of(picture: Any) -> tuple[int, int]:

@@ -18,8 +18,15 @@ from ..denoising.conditions import (
 )
 from ..functional.generators import Generators
 from ..geometry import CompressionRatios, VideoSize
-from .images import encode_frames, pixel_frames, split_images
-from .media import Given, ReferenceVideo, RegionOfVideo, free_of_borders, sides_of, video_pixels
+from .images import encode_frames
+from .media import (
+    Given,
+    ReferenceVideo,
+    RegionOfVideo,
+    free_of_borders,
+    prepared_pixels,
+    video_pixels,
+)
 
 
 def build_conditions(
@@ -53,12 +60,7 @@ def build_conditions(
 
 def _pixels(entry: Given, size: VideoSize) -> Tensor:
     """(3, F, H, W) in [-1, 1]."""
-    if getattr(entry, "image", None) is None:
-        return video_pixels(entry.video)
-    height, width = (
-        (size.height, size.width) if entry.place is None else sides_of(split_images(entry.image)[0])
-    )
-    return pixel_frames(entry.image, height, width)[0]
+    return video_pixels(entry.video) if isinstance(entry, RegionOfVideo) else prepared_pixels(entry, size)
 
 
 def _condition(
