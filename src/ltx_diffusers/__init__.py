@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AutoencoderKLLTX": "ltx_diffusers.models.autoencoders.autoencoder_kl_ltx",
     "LTXConditionPipeline": "ltx_diffusers.pipelines.pipeline_ltx_condition",
+    "LTXEditPipeline": "ltx_diffusers.pipelines.pipeline_ltx_edit",
     "LTXFlowMatchScheduler": "ltx_diffusers.schedulers.flow_match",
     "LTXImageToVideoPipeline": "ltx_diffusers.pipelines.pipeline_ltx_image2video",
     "LTXLatentUpsampler": "ltx_diffusers.models.upsamplers.latent_upsampler_ltx",
@@ -22,6 +23,8 @@ _HOMES = {
     "ReferenceVideo": "ltx_diffusers.pipelines.media",
     "RegionOfVideo": "ltx_diffusers.pipelines.media",
     "VideoCondition": "ltx_diffusers.pipelines.media",
+    "prepare_clip": "ltx_diffusers.pipelines.preparation",
+    "prepare_image": "ltx_diffusers.pipelines.preparation",
     # Diffusers' loader looks these up on the package of every component that it loads.
     "DiffusionPipeline": "diffusers.pipelines.pipeline_utils",
     "ModelMixin": "diffusers.models.modeling_utils",
@@ -44,10 +47,13 @@ if TYPE_CHECKING:
     from .pipelines.media import VideoCondition as VideoCondition
     from .pipelines.pipeline_ltx import LTXPipeline as LTXPipeline
     from .pipelines.pipeline_ltx_condition import LTXConditionPipeline as LTXConditionPipeline
+    from .pipelines.pipeline_ltx_edit import LTXEditPipeline as LTXEditPipeline
     from .pipelines.pipeline_ltx_image2video import LTXImageToVideoPipeline as LTXImageToVideoPipeline
     from .pipelines.pipeline_ltx_latent_upsample import (
         LTXLatentUpsamplePipeline as LTXLatentUpsamplePipeline,
     )
+    from .pipelines.preparation import prepare_clip as prepare_clip
+    from .pipelines.preparation import prepare_image as prepare_image
     from .schedulers.flow_match import LTXFlowMatchScheduler as LTXFlowMatchScheduler
 
 

@@ -7,7 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from ltx_diffusers import ReferenceVideo, VideoCondition
 from ltx_diffusers.errors import InputError
+from ltx_diffusers.geometry import CompressionRatios, VideoSize
+from ltx_diffusers.pipelines.media import checked_conditions, prepared_pixels, structure
 from ltx_diffusers.pipelines.preparation import compressed, prepare_clip, prepare_image
 
 M_PERTURB = -6
@@ -179,3 +182,68 @@ def test_bad_pictures_and_clips_are_refused():
         prepare_clip([photo()] * 3, 32, 32, frame_rate=24)
     with pytest.raises(InputError, match="no image"):
         prepare_clip([], 32, 32)
+
+
+SIZE, RATIOS = VideoSize(33, 64, 96), CompressionRatios(8, 32, 32)
+
+
+def shown(condition):
+    """What the VAE would see, as uint8 (F, H, W, 3)."""
+    (checked,) = checked_conditions([condition], SIZE, RATIOS)
+    pixels = prepared_pixels(checked, SIZE)
+    return ((pixels.permute(1, 2, 3, 0) + 1) * 127.5).round().to(torch.uint8).numpy()
+
+
+def test_conditions_are_prepared_as_they_ask():
+    picture, clip = photo(100, 80), [photo(40, 90, seed) for seed in range(9)]
+    official = {"fit": "crop", "blur": 1.0, "crf": 29}
+    expected = prepare_image(picture, 64, 96, **official)
+    assert np.array_equal(shown(VideoCondition(image=picture, **official))[0], expected)
+    expected = prepare_clip(clip, 64, 96, fit="pad", crf=20)
+    assert np.array_equal(shown(VideoCondition(video=clip, fit="pad", crf=20)), expected)
+    expected = prepare_clip(clip, 32, 32, fit="pad")
+    small = VideoSize(33, 64, 64)
+    (checked,) = checked_conditions([ReferenceVideo(clip, scale=2, fit="pad")], small, RATIOS)
+    assert np.array_equal(
+        ((prepared_pixels(checked, small)[:, 0] + 1) * 127.5).round()[0], expected[0, ..., 0]
+    )
+
+
+def test_a_placed_picture_keeps_its_size_and_may_be_compressed():
+    picture = photo(64, 32)
+    placed = shown(VideoCondition(image=picture, place=(0, 0), crf=29))
+    assert np.array_equal(placed[0], compressed(picture, 29)) and not np.array_equal(placed[0], picture)
+    with pytest.raises(InputError, match="keeps its own size"):
+        shown(VideoCondition(image=picture, place=(0, 0), fit="crop"))
+
+
+def test_without_preparation_pictures_are_stretched_as_before():
+    picture = Image.fromarray(photo(100, 80))
+    expected = np.array(picture.resize((96, 64), Image.Resampling.LANCZOS))
+    assert np.array_equal(shown(VideoCondition(image=picture))[0], expected)
+    with pytest.raises(InputError, match="size of the video"):
+        shown(VideoCondition(video=[photo(40, 90)] * 9))
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        VideoCondition(image=photo(), fit="zoom"),
+        VideoCondition(image=photo(), crf=99),
+        ReferenceVideo([photo()] * 9, blur=-1),
+        ReferenceVideo([photo(40, 40)] * 9),
+        ReferenceVideo([photo(40, 40)] * 9, fit="crop", scale=3),
+        ReferenceVideo([photo()] * 9, scale=0),
+    ],
+)
+def test_bad_preparation_of_a_condition_is_refused(condition):
+    with pytest.raises(InputError):
+        checked_conditions([condition], SIZE, RATIOS)
+
+
+def test_fitted_media_of_other_sizes_make_one_batch():
+    lists = [
+        checked_conditions([VideoCondition(video=[photo(*sides)] * 9, fit="crop")], SIZE, RATIOS)
+        for sides in ((40, 90), (80, 80))
+    ]
+    assert structure(lists[0]) == structure(lists[1])
