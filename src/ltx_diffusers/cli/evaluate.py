@@ -113,7 +113,7 @@ def _load(model: str, device: str) -> Any:
 
     import torch
 
-    return load_pipeline(source, with_image=False, device=pick_device(device), dtype=torch.float32)
+    return load_pipeline(source, device=pick_device(device), dtype=torch.float32)
 
 
 class _Progress:

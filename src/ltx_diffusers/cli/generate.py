@@ -208,7 +208,7 @@ def generate(
         stages.synchronize = lambda: torch.cuda.synchronize(where)
     pipeline = load_pipeline(
         source,
-        with_image=picture is not None,
+        class_name="LTXPipeline" if picture is None else "LTXImageToVideoPipeline",
         device=where,
         dtype=dtype,
         text_encoder=settings.text_encoder,

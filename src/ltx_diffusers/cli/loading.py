@@ -156,20 +156,20 @@ def hush() -> None:
 def load_pipeline(
     source: Path | str,
     *,
-    with_image: bool,
     device: torch.device,
     dtype: torch.dtype,
+    class_name: str = "LTXPipeline",
     text_encoder: str | None = None,
     version: str | None = None,
     quiet: bool = True,
 ) -> Any:
-    """The text-to-video or image-to-video pipeline of a model, on its device.
+    """A pipeline of a model, on its device.
 
     Args:
         source: What `find_pipeline` found.
-        with_image: Whether a first frame is given.
         device: Where the models go.
         dtype: Their dtype.
+        class_name: Of the pipeline, one of this library's.
         text_encoder: For a checkpoint file: a folder or repository with a text encoder and its tokenizer.
         version: For a checkpoint file: its release, where it can't tell.
         quiet: Whether the libraries below are silent.
@@ -186,17 +186,16 @@ def load_pipeline(
         hush()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-    if with_image:
-        from ..pipelines.pipeline_ltx_image2video import LTXImageToVideoPipeline as Pipeline
-    else:
-        from ..pipelines.pipeline_ltx import LTXPipeline as Pipeline
+    import ltx_diffusers
+
+    pipeline_class = getattr(ltx_diffusers, class_name)
     try:
         if isinstance(source, Path) and source.is_file():
-            pipeline = Pipeline.from_single_file(
+            pipeline = pipeline_class.from_single_file(
                 source, version=version, text_encoder=text_encoder, dtype=dtype
             )
         else:
-            pipeline = Pipeline.from_pretrained(source, dtype=dtype)
+            pipeline = pipeline_class.from_pretrained(source, dtype=dtype)
         pipeline.to(device)
     except Exception as error:
         raise _unloadable(source, error) from error
