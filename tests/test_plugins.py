@@ -75,6 +75,7 @@ def test_all_registries_are_gathered() -> None:
         "conditions",
         "guidances",
         "samplers",
+        "editors",
         "timestep_densities",
         "schedules",
         "objectives",

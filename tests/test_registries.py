@@ -186,6 +186,31 @@ def test_a_sampler_treats_a_batch_as_single_videos(entry) -> None:
         assert x.shape == noise.shape
 
 
+# editors
+
+
+@over("editors")
+def test_an_editor_treats_a_batch_as_single_videos(entry) -> None:
+    source, levels = torch.randn(2, 5, CHANNELS, generator=seeded(6)), [1.0, 0.8, 0.5, 0.2, 0.0]
+
+    def edited(rows: slice) -> Tensor:
+        generator, editor = seeded(7), entry()
+        steps = editor.edit(
+            source[rows],
+            levels,
+            lambda x, sigma, text: toy_velocity(x, sigma) + (text == "target"),
+            lambda: torch.randn(source.shape, generator=generator)[rows],
+        )
+        tokens = [step.tokens for step in steps]
+        assert len(tokens) == editor.num_steps(len(levels) - 1)
+        return tokens[-1]
+
+    together = edited(slice(0, 2))
+    assert together.shape == source.shape
+    assert not torch.equal(together, source)
+    torch.testing.assert_close(torch.cat([edited(slice(0, 1)), edited(slice(1, 2))]), together)
+
+
 # timestep densities
 
 

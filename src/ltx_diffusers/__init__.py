@@ -18,6 +18,7 @@ _HOMES = {
     "LTXImageToVideoPipeline": "ltx_diffusers.pipelines.pipeline_ltx_image2video",
     "LTXLatentUpsampler": "ltx_diffusers.models.upsamplers.latent_upsampler_ltx",
     "LTXLatentUpsamplePipeline": "ltx_diffusers.pipelines.pipeline_ltx_latent_upsample",
+    "LTXLongVideoPipeline": "ltx_diffusers.pipelines.pipeline_ltx_long_video",
     "LTXPipeline": "ltx_diffusers.pipelines.pipeline_ltx",
     "LTXTransformer3DModel": "ltx_diffusers.models.transformers.transformer_ltx",
     "ReferenceVideo": "ltx_diffusers.pipelines.media",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .pipelines.pipeline_ltx_latent_upsample import (
         LTXLatentUpsamplePipeline as LTXLatentUpsamplePipeline,
     )
+    from .pipelines.pipeline_ltx_long_video import LTXLongVideoPipeline as LTXLongVideoPipeline
     from .pipelines.preparation import prepare_clip as prepare_clip
     from .pipelines.preparation import prepare_image as prepare_image
     from .schedulers.flow_match import LTXFlowMatchScheduler as LTXFlowMatchScheduler

@@ -27,6 +27,7 @@ _REGISTRIES = {
     "conditions": "denoising.conditions:conditions",
     "guidances": "denoising.guidance:guidances",
     "samplers": "denoising.samplers:samplers",
+    "editors": "denoising.editing:editors",
     "timestep_densities": "schedulers.densities:timestep_densities",
     "schedules": "functional.sigmas:schedules",
     "objectives": "objectives:objectives",
