@@ -1,0 +1,139 @@
+"""Windows of a long video kept on the disk, so that an interrupted video can be gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import InputError, MediaError
+
+PLAN_FILE = "long_video.json"
+
+
+class WindowFiles:
+    """A folder with the latents of the windows that are done, one safetensors file each.
+
+    Args:
+        folder: Made if it isn't there.
+        plan: What the video is made from, as JSON; a folder with another plan is refused.
+
+    Raises:
+        InputError: If the folder holds something else than windows of this video.
+        MediaError: If it can't be read or written.
+    """
+
+    def __init__(self, folder: str | Path, plan: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        text = json.dumps(plan, indent=1, sort_keys=True)
+        record = self.folder / PLAN_FILE
+        try:
+            if record.is_file():
+                if record.read_text(encoding="utf-8") != text:
+                    raise InputError(
+                        f"{self.folder} holds windows of another video",
+                        fix="delete it, or go on with the same settings, seed and model",
+                    )
+                return
+            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+                raise InputError(
+                    f"{self.folder} is needed for the video's windows", expected="nothing, or an empty folder"
+                )
+            self.folder.mkdir(exist_ok=True)
+            temporary = _temporary(record)
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(record)
+        except OSError as error:
+            raise MediaError(f"{self.folder} can't be used", got=error.strerror) from error
+
+    def load(self, number: int) -> Tensor | None:
+        """The latents of a window, float32 on the CPU; None if it isn't done.
+
+        Raises:
+            MediaError: If its file is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self._path(number)
+        if not path.is_file():
+            return None
+        try:
+            return load_file(path)["latents"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise MediaError(f"{path} can't be read", got=error, fix="delete it") from error
+
+    def save(self, number: int, latents: Tensor) -> None:
+        """Keep the latents of a window.
+
+        Raises:
+            MediaError: If its file can't be written.
+        """
+        from safetensors.torch import save_file
+
+        path = self._path(number)
+        temporary = _temporary(path)
+        try:
+            save_file({"latents": latents.float().cpu().contiguous()}, temporary)
+            temporary.replace(path)
+        except OSError as error:
+            raise MediaError(f"{path} could not be written", got=error.strerror) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Delete the windows and, if nothing else is in it, the folder."""
+        for path in [*self.folder.glob("window_*.safetensors"), self.folder / PLAN_FILE]:
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"window_{number:05d}.safetensors"
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of what a call is made from: numbers, texts, pictures, arrays, tensors, and collections of them.
+
+    An object of another kind counts by its class, and by its attributes where it is a dataclass.
+    """
+    running = hashlib.sha256()
+    _feed(running, value)
+    return running.hexdigest()
+
+
+def _feed(running: Any, value: Any) -> None:
+    running.update(type(value).__name__.encode() + b"\0")
+    if isinstance(value, Image.Image):
+        value = np.asarray(value)
+    if isinstance(value, Tensor):
+        value = value.detach().float().cpu().numpy() if value.is_floating_point() else value.cpu().numpy()
+    if isinstance(value, np.ndarray):
+        running.update(f"{value.dtype} {value.shape}".encode())
+        running.update(np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            _feed(running, str(key))
+            _feed(running, value[key])
+    elif isinstance(value, (list, tuple)):
+        running.update(str(len(value)).encode())
+        for entry in value:
+            _feed(running, entry)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            _feed(running, getattr(value, field.name))
+    elif value is None or isinstance(value, (str, int, float, bool, torch.dtype)):
+        running.update(repr(value).encode())
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
