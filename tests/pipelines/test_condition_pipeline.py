@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffusers import LayerSkipConfig
+from diffusers.guiders import LTX2Guidance, SkipLayerGuidance
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 from tiny import tiny_components
@@ -22,7 +24,7 @@ from ltx_diffusers.denoising.guidance import (
     GuidanceByLevel,
     SpatioTemporalGuidance,
 )
-from ltx_diffusers.denoising.samplers import samplers
+from ltx_diffusers.denoising.samplers import GradientEstimation, samplers
 from ltx_diffusers.errors import InputError, UnknownNameError
 from ltx_diffusers.functional.latents import normalize_latents, unpack_latents
 from ltx_diffusers.geometry import VideoSize
@@ -291,10 +293,23 @@ BAD = {
     "reference of 10 frames": ({"conditions": ReferenceVideo(pictures(10))}, r"8k \+ 1"),
     "not a condition": ({"conditions": "a picture"}, "VideoCondition"),
     "lists for other prompts": ({"conditions": [[VideoCondition(**ONE)]] * 3}, "one for each"),
-    "lists of other kinds": (
-        {"conditions": [[VideoCondition(**ONE)], []], "prompt": ["a red", "a blue"]},
-        "same kinds",
+    "bad entry among other kinds": (
+        {"conditions": [[], [VideoCondition(**ONE, strength=2.0)]], "prompt": ["a red", "a blue"]},
+        r"\[0, 1\]",
     ),
+    "guidance": ({"guidance": "classifier-free"}, "diffusers.guiders"),
+    "guider": ({"guidance": LTX2Guidance(4.0)}, "SpatioTemporalGuidance"),
+    "guider's block": ({"guidance": SkipLayerGuidance(skip_layer_guidance_layers=[2])}, "0 to 1"),
+    "guider's hooks": (
+        {
+            "guidance": SkipLayerGuidance(
+                skip_layer_config=LayerSkipConfig(indices=[2], fqn="transformer_blocks", skip_ff=False)
+            )
+        },
+        "can't set its hooks",
+    ),
+    "sampler's class": ({"sampler": GradientEstimation}, "the class GradientEstimation"),
+    "sampler": ({"sampler": 3}, "must be an object with step"),
     "given twice": ({"conditions": VideoCondition(**ONE), **ONE}, "twice"),
     "image and video": ({**ONE, "video": pictures(9)}, "both image and video"),
     "too few frames named": ({"image": pictures(2), "frame_index": [0]}, "one entry for each"),

@@ -11,7 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..functional.generators import Generators
-from .samplers import Sampler, SchedulerSampler
+from .samplers import Sampler, SchedulerSampler, own_copy
 from .state import TokenState, moving_tokens, renoised, token_levels
 
 Velocity = Callable[[TokenState, Tensor], Tensor]
@@ -43,7 +43,7 @@ def denoise(
         velocity: The model, (state, timestep (B,) or (B, L)) -> (B, L, C). Timesteps are per token only where
             the state has conditions.
         scheduler: Holds `timesteps` in [0, 1000] after its `set_timesteps`.
-        sampler: Takes the steps; the scheduler itself if None.
+        sampler: Takes the steps, as a copy; the scheduler itself if None.
         condition_noise_scale: Noise on fixed tokens before each step; see `renoised`.
         generator: Source of all noise, one, or a list with one per sample.
         on_step_end: Called after each step with its index, timestep and state; returns the next state.
@@ -53,7 +53,7 @@ def denoise(
     Returns:
         The state after the last step taken.
     """
-    sampler = SchedulerSampler(scheduler, generator) if sampler is None else sampler
+    sampler = SchedulerSampler(scheduler, generator) if sampler is None else own_copy(sampler)
     run = _Run(velocity, scheduler.config.num_train_timesteps, state.is_conditioned)
 
     def draw() -> Tensor:

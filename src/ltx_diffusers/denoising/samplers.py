@@ -7,6 +7,7 @@ x0 = x - sigma v, and a straight step to the level s is x + (s - sigma) v. A sam
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -25,7 +26,7 @@ Draw = Callable[[], Tensor]
 
 
 class Sampler(Protocol):
-    """Steps of one run. An object belongs to one run only, so that it may remember earlier steps."""
+    """Steps of one run. Every run works on a copy of its own (`own_copy`), so that it may remember earlier steps."""
 
     def step(self, velocity: Velocity, x: Tensor, sigma: float, following: float, draw: Draw) -> Tensor:
         """The tokens at the next noise level.
@@ -49,6 +50,31 @@ def _check_sampler(name: str, entry: type[Sampler]) -> None:
 
 
 samplers: Registry[type[Sampler]] = Registry("sampler", _check_sampler)
+
+
+def own_copy(sampler: Sampler) -> Sampler:
+    """A sampler for one run, so that what it remembers doesn't reach the next one.
+
+    Args:
+        sampler: As the caller gave it; it is left as it is.
+
+    Raises:
+        InputError: If it isn't a sampler, or can't be copied.
+    """
+    if isinstance(sampler, type) or not callable(getattr(sampler, "step", None)):
+        raise InputError(
+            "a sampler must be an object with step(velocity, x, sigma, following, draw)",
+            got=f"the class {sampler.__name__}" if isinstance(sampler, type) else repr(sampler),
+            expected=f"such an object, or a name: {', '.join(samplers.list())}",
+        )
+    try:
+        return copy.deepcopy(sampler)
+    except (TypeError, RuntimeError) as error:
+        raise InputError(
+            "every run works on a copy of its sampler, and this one can't be copied",
+            got=error,
+            fix="give it a __deepcopy__, or keep what can't be copied out of it",
+        ) from error
 
 
 @samplers.register("euler")

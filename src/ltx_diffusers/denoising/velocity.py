@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..models.transformers.perturbation import Perturbation
 from .guidance import Guidance, Pass
+from .guidance.base import LayerHooks
 from .state import TokenState
 
 
@@ -33,7 +34,7 @@ class GuidedVelocity:
     """Runs the model once per step, on all passes of the guidance as one batch, and combines them.
 
     Passes with perturbed attention stand last in the batch, so that only their rows are perturbed; where passes
-    are perturbed in different ways, each further way is a run of its own.
+    are perturbed in different ways, each further way is a run of its own, and so is each pass with hooks on layers.
 
     Attributes:
         transformer: Ours, or Diffusers' `LTXVideoTransformer3DModel` for guidance that perturbs nothing.
@@ -78,7 +79,8 @@ class GuidedVelocity:
                 "perturbation": perturbation,
                 "perturbed_rows": perturbed_passes * state.tokens.shape[0],
             }
-        with self._cache(passes):
+        hooks = passes[-1].hooks
+        with self._cache(passes), nullcontext() if hooks is None else hooks.applied(self.transformer):
             return self.transformer(
                 hidden_states=torch.cat([state.tokens] * count).to(embeds.dtype),
                 encoder_hidden_states=embeds,
@@ -107,10 +109,12 @@ class GuidedVelocity:
 
 
 def _runs(passes: Sequence[Pass]) -> list[list[Pass]]:
-    """Passes that run as one batch: the plain ones with those of the first perturbation, then each other one."""
-    by_perturbation: dict[Perturbation | None, list[Pass]] = {}
+    """Passes that run as one batch: the plain ones with those of the first perturbation, then each other way."""
+    by_change: dict[Perturbation | LayerHooks | None, list[Pass]] = {None: []}
     for run in passes:
-        by_perturbation.setdefault(run.perturbation, []).append(run)
-    plain = by_perturbation.pop(None, [])
-    perturbed = list(by_perturbation.values())
-    return [plain + (perturbed[0] if perturbed else []), *perturbed[1:]]
+        by_change.setdefault(run.hooks or run.perturbation, []).append(run)
+    together = by_change.pop(None)
+    first = next((change for change in by_change if isinstance(change, Perturbation)), None)
+    if first is not None:
+        together = together + by_change.pop(first)
+    return [batch for batch in (together, *by_change.values()) if batch]

@@ -299,13 +299,17 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
 
     @torch.no_grad()
     def _generate(self, request: Request) -> LTXPipelineOutput | tuple:
-        """The course of a call: check, noise levels, texts, tokens, loop, decode."""
+        """The course of a call: checks, then everything else."""
         request = self._prepared(request)
+        self._interrupt = False
+        frames = self._frames(request)
+        return LTXPipelineOutput(frames=frames) if request.return_dict else (frames,)
+
+    def _frames(self, request: Request) -> Any:
+        """The videos of a call that was checked: noise levels, texts, tokens, loop, decode."""
         self._guidance_scale = request.guidance_scale
         self._guidance_rescale = request.guidance_rescale
-        self._given_guidance = request.guidance
         self._attention_kwargs = request.attention_kwargs
-        self._interrupt = False
         self._current_timestep = None
         device = self._execution_device
         size = request.latent_size(self.ratios)
@@ -319,16 +323,17 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
         )
         skip_steps(self.scheduler, *request.skipped_steps(len(self.scheduler.timesteps)))
         self._num_timesteps = len(self.scheduler.timesteps)
+        self._given_guidance = None if request.guidance is None else request.guidance.for_run(self._levels())
         texts = self._texts(request, device)
         state = self._initial_state(request, size, device)
         state = self._denoised(request, texts, state)
         frames = self._output(request, state)
         self.maybe_free_model_hooks()
-        return LTXPipelineOutput(frames=frames) if request.return_dict else (frames,)
+        return frames
 
     def _denoised(self, request: Request, texts: dict[str, TextFeatures], state: TokenState) -> TokenState:
         """The tokens taken from the first noise level to latents."""
-        guidance = self._guidance().at(1.0)  # until the first step names its level
+        guidance = self._guidance().at(self._levels()[0])  # until the first step names its level
         velocity = GuidedVelocity(self.transformer, texts, guidance, request.attention_kwargs)
         with self.progress_bar(total=self._num_timesteps) as bar:
             return denoise(
@@ -424,9 +429,13 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
         """Clean latents (B, C, F, H, W) that the video is made from, if any."""
         return None
 
+    def _levels(self) -> list[float]:
+        """Noise level of each step of the current call, in [0, 1]."""
+        return (self.scheduler.timesteps / self.scheduler.config.num_train_timesteps).tolist()
+
     def _before_step(self, velocity: GuidedVelocity) -> Callable[[int, Tensor], bool]:
         """What happens before each step: the caller may have stopped, or changed the guidance."""
-        levels = (self.scheduler.timesteps / self.scheduler.config.num_train_timesteps).tolist()
+        levels = self._levels()
 
         def before_step(index: int, timestep: Tensor) -> bool:
             if self._interrupt:

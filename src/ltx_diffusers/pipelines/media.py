@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,14 +104,16 @@ def checked_conditions(given: Sequence[Any], size: VideoSize, ratios: Compressio
         InputError: If one can't be used, or two of full strength contradict each other.
     """
     checked = [_checked(entry, size, ratios) for entry in given]
-    checked.sort(key=lambda entry: (type(entry).__name__, *_position(entry)))
+    checked = _in_own_order(checked)
     _check_contradictions([entry for entry in checked if isinstance(entry, VideoCondition)], ratios)
     return checked
 
 
 def structure(given: Sequence[Given]) -> tuple:
-    """What must agree between videos for them to be one batch: kinds, places and sizes."""
-    return tuple((type(entry).__name__, *_position(entry), *_clip_size(entry)) for entry in given)
+    """What must agree between videos for them to be one batch: kinds, places and sizes, and whether they count."""
+    return tuple(
+        (type(entry).__name__, *_position(entry), *_clip_size(entry), entry.strength > 0) for entry in given
+    )
 
 
 def clip_pictures(video: Any, size: VideoSize | None = None) -> list[Any]:
@@ -308,6 +313,26 @@ def _check_contradictions(given: Sequence[VideoCondition], ratios: CompressionRa
                     fix="move one of them, or lower its strength",
                 )
             taken[frame] = entry
+
+
+def _in_own_order(given: Sequence[Given]) -> list[Given]:
+    """By kind, place and strength; what agrees in these by content, which is looked at only then."""
+
+    def key(entry: Given) -> tuple:
+        return (type(entry).__name__, *_position(entry), entry.strength)
+
+    keys = Counter(map(key, given))
+    return sorted(given, key=lambda entry: (key(entry), _fingerprint(entry) if keys[key(entry)] > 1 else b""))
+
+
+def _fingerprint(entry: Given) -> bytes:
+    """Bytes that differ where what is shown differs."""
+    shown = [getattr(entry, name, None) for name in ("image", "video")]
+    pictures = [picture for media in shown if media is not None for picture in split_images(media)]
+    digest = hashlib.sha256(repr([getattr(entry, name, None) for name in ("fit", "blur", "crf")]).encode())
+    for picture in (*pictures, getattr(entry, "keep", ())):
+        digest.update(np.asarray(picture.cpu() if isinstance(picture, Tensor) else picture).tobytes())
+    return digest.digest()
 
 
 def _position(entry: Given) -> tuple:

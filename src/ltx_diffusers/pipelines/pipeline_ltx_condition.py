@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.image_processor import PipelineImageInput
 from diffusers.pipelines.ltx.pipeline_output import LTXPipelineOutput
 from diffusers.utils.torch_utils import is_compiled_module
@@ -13,13 +14,15 @@ from torch import Tensor
 
 from ..denoising.conditions import Condition
 from ..denoising.guidance import Guidance, GuidanceByLevel
-from ..denoising.samplers import Sampler, samplers
+from ..denoising.guidance.diffusers_guiders import as_guidance
+from ..denoising.samplers import Sampler, own_copy, samplers
 from ..denoising.state import TokenState, check_strength_rule, target_latents
 from ..errors import InputError
 from ..functional.latents import pack_latents, unpack_latents
 from ..geometry import VideoSize
 from ..models.transformers.transformer_ltx import LTXTransformer3DModel
 from .base import LTXPipelineBase
+from .groups import equal_groups, in_order, part_of, videos_of
 from .images import encode_frames, split_images
 from .media import Given, VideoCondition, checked_conditions, clip_pictures, structure, video_pixels
 from .media_encoding import build_conditions
@@ -79,7 +82,7 @@ class LTXConditionPipeline(LTXPipelineBase):
         initial_video: Any = None,
         initial_latents: Tensor | None = None,
         strength_rule: str = "official",
-        guidance: Guidance | GuidanceByLevel | None = None,
+        guidance: Guidance | GuidanceByLevel | BaseGuidance | None = None,
         sampler: str | Sampler | None = None,
         tone_map_compression: float = 0.0,
         skip_initial_inference_steps: int = 0,
@@ -91,7 +94,8 @@ class LTXConditionPipeline(LTXPipelineBase):
         Args:
             conditions: `VideoCondition`, `RegionOfVideo`, `ReferenceVideo` (`pipelines.media`), or Diffusers'
                 `LTXVideoCondition`: one, a list for all prompts, or a list of such lists, one for each prompt.
-                Their order doesn't matter.
+                Their order doesn't matter. Prompts whose conditions are of different kinds run one group after the
+                other; a callback then sees each group's steps.
             image: A short form of conditions: pictures, at `frame_index` with `strength`.
             video: A short form of one condition: a clip, at `frame_index` with `strength`.
             frame_index: Frames of `image` or `video`, one or as many as there are.
@@ -106,8 +110,10 @@ class LTXConditionPipeline(LTXPipelineBase):
             initial_video: A video of the same size and length to start from, for all prompts.
             initial_latents: The same as normalised latents (B or 1, C, F, H, W).
             strength_rule: What strengths between 0 and 1 mean: "official" or "proportional"; see `TokenState`.
-            guidance: In place of `guidance_scale` and `guidance_rescale`: any guidance, or one by noise level.
-            sampler: Name in `denoising.samplers.samplers`, or an object; the scheduler's own steps if None.
+            guidance: In place of `guidance_scale` and `guidance_rescale`: any guidance, one by noise level, or a guider
+                of Diffusers'; see `DiffusersGuidance`.
+            sampler: Name in `denoising.samplers.samplers`, or an object, of which each run takes a copy; the
+                scheduler's own steps if None.
             tone_map_compression: Presses down large latents before decoding, 0 to 1.
             skip_initial_inference_steps: Steps of the schedule left out at its start; needs something to start from.
             skip_final_inference_steps: Steps left out at its end; the last one left goes to 0.
@@ -126,7 +132,19 @@ class LTXConditionPipeline(LTXPipelineBase):
     def _prepared(self, request: Request) -> Request:
         if request.latents is not None and request.latents.ndim == 5:
             request = request.replaced(latents=pack_latents(request.latents))
+        if request.guidance is not None:
+            request = request.replaced(guidance=as_guidance(request.guidance, self._can_perturb))
         return super()._prepared(self._with_preset(request))
+
+    def _frames(self, request: Request) -> Any:
+        """The videos, group by group where prompts have conditions of different kinds."""
+        groups = equal_groups([structure(entries) for entries in self._given(request)])
+        if len(groups) == 1:
+            return super()._frames(request)
+        parts = []
+        for prompts in groups:
+            parts.append(super()._frames(part_of(request, prompts)))
+        return in_order(parts, [videos_of(prompts, request.num_videos_per_prompt) for prompts in groups])
 
     def _with_preset(self, request: Request) -> Request:
         """The request with the preset's settings where the caller gave none."""
@@ -162,6 +180,8 @@ class LTXConditionPipeline(LTXPipelineBase):
         _check_start(request)
         if isinstance(request.sampler, str):
             samplers.get(request.sampler)
+        elif request.sampler is not None:
+            own_copy(request.sampler)
         check_strength_rule(request.strength_rule)
         if not 0 <= request.tone_map_compression <= 1:
             raise InputError("tone_map_compression must be in [0, 1]", got=request.tone_map_compression)
@@ -196,6 +216,8 @@ class LTXConditionPipeline(LTXPipelineBase):
 
     def _check_perturbations(self, guidance: Guidance | GuidanceByLevel) -> None:
         for run in guidance.all_passes():
+            if run.hooks is not None:
+                run.hooks.check(self.transformer)
             if run.perturbation is None:
                 continue
             if not self._can_perturb:
@@ -216,12 +238,6 @@ class LTXConditionPipeline(LTXPipelineBase):
             raise InputError(
                 "conditions must be one list for all prompts or one for each",
                 got=f"{len(per_prompt)} lists for {request.num_prompts} prompts",
-            )
-        if len({structure(entries) for entries in per_prompt}) > 1:
-            raise InputError(
-                "the prompts of one call need conditions of the same kinds, frames and sizes",
-                got=f"{len({structure(entries) for entries in per_prompt})} different lists",
-                fix="make one call for each kind",
             )
         return per_prompt
 

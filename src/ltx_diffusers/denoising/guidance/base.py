@@ -7,14 +7,32 @@ A guidance names the passes that it needs and combines their predictions. The us
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ...errors import RegistrationError
 from ...models.transformers.perturbation import Perturbation
 from ...registry import Registry
+
+
+class LayerHooks(Protocol):
+    """Changes to the model's layers for one run, which then acts on every row alike."""
+
+    def applied(self, transformer: torch.nn.Module) -> AbstractContextManager[None]:
+        """A context in which the layers are changed."""
+        ...
+
+    def check(self, transformer: torch.nn.Module) -> None:
+        """Check that the layers can be changed.
+
+        Raises:
+            InputError: If the model has no such layers.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -23,11 +41,13 @@ class Pass:
 
     Attributes:
         text: "positive" (the prompt) or "negative".
-        perturbation: What is perturbed in the model, if anything.
+        perturbation: What is perturbed in the model, if anything; only this pass's rows are.
+        hooks: What is changed by hooks on layers, if anything; such a pass is a run of the model by itself.
     """
 
     text: str
     perturbation: Perturbation | None = None
+    hooks: LayerHooks | None = None
 
 
 NEGATIVE, POSITIVE = Pass("negative"), Pass("positive")
@@ -53,6 +73,14 @@ class Guidance(Protocol):
         """Every pass that it needs at any noise level."""
         ...
 
+    def for_run(self, levels: Sequence[float]) -> Guidance:
+        """The guidance for one run; itself if it keeps nothing from step to step and counts no steps.
+
+        Args:
+            levels: Noise level of each step, falling.
+        """
+        ...
+
 
 class ConstantGuidance:
     """Base of guidances that are the same at every noise level."""
@@ -65,14 +93,22 @@ class ConstantGuidance:
         """Its passes."""
         return frozenset(self.passes)
 
+    def for_run(self, levels: Sequence[float]) -> Guidance:
+        """Itself."""
+        return self
+
+
+PARTS = ("passes", "combine", "at", "all_passes", "for_run")
+
 
 def _check_guidance(name: str, entry: type[Guidance]) -> None:
-    missing = [part for part in ("passes", "combine", "at", "all_passes") if not hasattr(entry, part)]
+    missing = [part for part in PARTS if not hasattr(entry, part)]
     if missing:
         raise RegistrationError(
-            f"the guidance {name!r} must be a class with `passes`, combine(predictions), at(sigma) and all_passes()",
+            f"the guidance {name!r} must be a class with `passes`, combine(predictions), at(sigma), all_passes() and "
+            "for_run(levels)",
             got=f"{getattr(entry, '__name__', entry)} without {', '.join(missing)}",
-            fix="derive it from ConstantGuidance, which adds the last two",
+            fix="derive it from ConstantGuidance, which adds the last three",
         )
 
 

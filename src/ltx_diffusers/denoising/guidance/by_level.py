@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ...errors import InputError
@@ -52,3 +52,7 @@ class GuidanceByLevel:
     def all_passes(self) -> frozenset[Pass]:
         """The passes of all its guidances."""
         return frozenset().union(*(guidance.all_passes() for guidance in self.guidances))
+
+    def for_run(self, levels: Sequence[float]) -> GuidanceByLevel:
+        """The list with each guidance made ready for a run of these noise levels."""
+        return replace(self, guidances=[guidance.for_run(levels) for guidance in self.guidances])
