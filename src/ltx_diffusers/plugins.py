@@ -32,6 +32,7 @@ _REGISTRIES = {
     "schedules": "functional.sigmas:schedules",
     "objectives": "objectives:objectives",
     "autoencoders": "models.autoencoders:autoencoders",
+    "discriminators": "models.discriminators:discriminators",
     "data_readers": "data:data_readers",
     "measures": "evaluation:measures",
 }

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import math
 import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,8 +24,8 @@ from diffusers.training_utils import EMAModel
 
 from ..errors import InputError, TrainingError
 from .checkpoints import forget_origins, latest_checkpoint, publish_folder, save_checkpoint
-from .config import RunConfig, save_config
-from .optimizer import build_optimizers, learning_rate_share
+from .config import OptimizerConfig, RunConfig, save_config
+from .player import Player
 from .progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
@@ -33,8 +34,25 @@ MODEL_FOLDER = "model"
 """Where in a run's folder the finished model is written."""
 
 
+@dataclass(frozen=True)
+class Adversary:
+    """What is trained against a task's module, by its own optimizer, after each of that module's steps.
+
+    Attributes:
+        module: Called with the inputs and a generator it returns named losses, each (B,); "loss" is minimised.
+        optimizer: Its optimizer and schedule.
+        first_step: The step that its training begins with.
+        inputs: Gives its inputs after a pass of the task's module at a step; they need no gradient.
+    """
+
+    module: torch.nn.Module
+    optimizer: OptimizerConfig
+    first_step: int
+    inputs: Callable[[int], dict[str, Any]]
+
+
 class Task(Protocol):
-    """What a training run is about.
+    """What a training run is about. It may also have an attribute `adversary`, an `Adversary` or None.
 
     Attributes:
         module: What is trained. Called with a batch and a generator it returns named losses, each (B,); the one
@@ -117,12 +135,17 @@ class Trainer:
             log_with="tensorboard",
             project_dir=str(self.folder),
         )
-        self.parameters = [p for p in task.module.parameters() if p.requires_grad]
-        task.module.to(self.accelerator.device)
-        optimizers = build_optimizers(task.module, config.optimizer)
-        self.module = self.accelerator.prepare(task.module)
-        self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in optimizers]
-        self.peak_rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+        self.player = Player(task.module, config.optimizer, self.accelerator, task.total_steps)
+        self.parameters = self.player.parameters
+        self.adversary: Adversary | None = getattr(task, "adversary", None)
+        if self.adversary is not None:
+            self.opponent = Player(
+                self.adversary.module,
+                self.adversary.optimizer,
+                self.accelerator,
+                task.total_steps,
+                self.adversary.first_step,
+            )
         self.ema = EMAModel(self.parameters, decay=config.ema_decay, use_ema_warmup=True, power=3 / 4)
         self.accelerator.register_for_checkpointing(self.ema)
         self.step = 0
@@ -166,35 +189,37 @@ class Trainer:
         """One optimizer step.
 
         Returns:
-            The batch's mean losses, the gradient's norm and the learning rate's share.
+            The batch's mean losses, the gradient's norm and the learning rate's share; the adversary's under
+            "adversary/".
 
         Raises:
             TrainingError: If a loss or the gradient isn't finite.
         """
-        accelerator, config = self.accelerator, self.config
+        accelerator = self.accelerator
         rank, world_size = accelerator.process_index, accelerator.num_processes
         batch = send_to_device(self.task.batch(self.step, rank, world_size), accelerator.device)
-        self.module.train()
+        generator = self._generator()
+        self.player.module.train()
         with accelerator.autocast():
-            losses = self.module(batch, self._generator())
+            losses = self.player.module(batch, generator)
         self._stop_unless_finite(losses["loss"])
-        accelerator.backward(losses["loss"].mean())
-        norm = accelerator.clip_grad_norm_(self.parameters, config.optimizer.gradient_clip or math.inf)
-        norm = float(norm)
-        if not math.isfinite(norm):
-            raise TrainingError(
-                f"the gradient is not finite at step {self.step}, though the loss is",
-                fix="lower the learning rate and resume from the last checkpoint",
-            )
-        share = learning_rate_share(self.step, self.task.total_steps, config.optimizer)
-        for optimizer, peak in zip(self.optimizers, self.peak_rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * share
-            optimizer.step()
-            optimizer.zero_grad()
+        figures = self.player.update(losses["loss"].mean(), self.step)
         self.ema.step(self.parameters)
-        figures = {name: accelerator.gather(loss.detach()).mean().item() for name, loss in losses.items()}
-        return figures | {"gradient_norm": norm, "learning_rate_share": share}
+        figures = self._means(losses) | figures
+        if self.adversary is not None and self.step >= self.adversary.first_step:
+            figures |= {f"adversary/{name}": value for name, value in self._adversary_step(generator).items()}
+        return figures
+
+    def _adversary_step(self, generator: torch.Generator) -> dict[str, float]:
+        self.opponent.module.train()
+        with self.accelerator.autocast():
+            losses = self.opponent.module(**self.adversary.inputs(self.step), generator=generator)
+        self._stop_unless_finite(losses["loss"])
+        return self._means(losses) | self.opponent.update(losses["loss"].mean(), self.step)
+
+    def _means(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Means over the samples of all processes."""
+        return {name: self.accelerator.gather(loss.detach()).mean().item() for name, loss in losses.items()}
 
     def validate(self) -> dict[str, float]:
         """Let the task measure the averaged weights; pictures go into the run's `validation/step-N`."""

@@ -1,72 +1,42 @@
-"""Training the video VAE: reconstruction, KL, and a decoder that also removes noise (paper, section 2.1)."""
+"""Training the video VAE: its objectives, and a decoder that also removes noise (paper, section 2.1)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from pydantic import Field
 
 from ..data.pictures import contact_sheet
-from ..errors import InputError
 from ..functional.latents import denormalize_latents, normalize_latents
-from ..geometry import LTX_RATIOS, check_video_size
+from ..geometry import VideoSize, latent_size
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
-from ..objectives import objectives
 from ..objectives.vae import VAEPass, emphasize_foreground
+from ..objectives.vae_objective import PosteriorPass
+from .adversaries import Adversaries
+from .checkpoints import publish_folder
 from .clips import open_clips
-from .config import RunConfig, StrictModel, build, load_part, share_of_batch
+from .config import build, load_part
+from .learned_parts import has_learned_parts, load_learned_parts, save_learned_parts
+from .loop import Adversary
+from .vae_batches import BatchPlan, read_batch
+from .vae_config import VAEStage, VAETrainConfig, compose_objectives
+
+__all__ = [
+    "VAEStage",
+    "VAETask",
+    "VAETrainConfig",
+    "VAETrainingModule",
+    "reconstruct",
+    "to_model_range",
+    "to_uint8",
+]
 
 _STATISTICS_MOMENTUM = 0.02
-
-
-class VAEStage(StrictModel):
-    """A part of the run with its own clips.
-
-    Attributes:
-        steps: Optimizer steps.
-        num_frames: Frames of a clip (8k+1); 1 trains on single frames.
-        batch_size: Clips of a step, over all processes.
-        foreground_weight: How much more pixels far from the clip's median colour count; 0 counts all alike.
-    """
-
-    steps: int = Field(gt=0)
-    num_frames: int
-    batch_size: int = Field(gt=0)
-    foreground_weight: float = Field(default=0.0, ge=0)
-
-    def model_post_init(self, _context: Any) -> None:
-        """Check the number of frames. Raises `InputError` naming the nearest valid ones."""
-        check_video_size(self.num_frames, LTX_RATIOS.height, LTX_RATIOS.width)
-
-
-class VAETrainConfig(RunConfig):
-    """Config of `ltx-diffusers train vae`.
-
-    Attributes:
-        model: Arguments of `AutoencoderKLLTX`.
-        initial_weights: Folder of a VAE to start from, or None for random weights.
-        train: "all", or "decoder" to leave the encoder and the latent statistics as they are.
-        stages: One after the other.
-        objectives: Weight of each registered objective.
-        max_noise_level: The decoder's latents are noised at a level drawn from [0, this] if it is conditioned on one.
-        clean_share: Share of samples whose level is 0.
-        statistics_clips: Held-in clips that the latent statistics are measured on at the end.
-        validation_clips: Held-out clips that are reconstructed at each validation.
-    """
-
-    model: dict[str, Any] = Field(default_factory=dict)
-    initial_weights: str | None = None
-    train: Literal["all", "decoder"] = "all"
-    stages: tuple[VAEStage, ...] = Field(min_length=1)
-    objectives: dict[str, float] = Field(default_factory=lambda: {"l1": 1.0, "l2": 1.0, "kl": 1e-4})
-    max_noise_level: float = Field(default=0.2, ge=0, le=1)
-    clean_share: float = Field(default=0.1, ge=0, le=1)
-    statistics_clips: int = Field(default=256, gt=0)
-    validation_clips: int = Field(default=8, gt=0)
+OBJECTIVES_FOLDER = "objectives"
+"""Where in a run's folder the learned parts of its objectives are written."""
 
 
 class VAETrainingModule(torch.nn.Module):
@@ -76,38 +46,58 @@ class VAETrainingModule(torch.nn.Module):
         vae: The model to train.
         config: Settings of the run.
 
+    Attributes:
+        keeps_pair: Whether a pass leaves original and reconstruction in `last_pair`, for an adversary.
+
     Raises:
-        InputError: If an objective of the config isn't one of a VAE.
+        InputError: If an objective of the config isn't one of a VAE, or can't work on this one.
     """
 
     def __init__(self, vae: AutoencoderKLLTX, config: VAETrainConfig) -> None:
         super().__init__()
         self.vae = vae
         self.config = config
-        self.terms = {name: objectives.get(name)() for name in config.objectives}
-        for name, term in self.terms.items():
-            if term.inputs is not VAEPass:
-                raise InputError(f"the objective {name!r} is not one of a VAE", fix="choose l1, l2 or kl")
+        self.objectives = compose_objectives(config)
         self.trains_encoder = config.train == "all"
         vae.encoder.requires_grad_(self.trains_encoder)
+        self.objectives.setup(vae)
+        self.keeps_pair = False
+        self.last_pair: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Losses (B,) of a batch: `video` (B, 3, F, H, W) in [-1, 1] and the stage's `foreground_weight`."""
-        video = batch["video"]
+        """Losses (B,) of a batch.
+
+        Args:
+            batch: `video` (B, 3, F, H, W) in [-1, 1], the stage's `foreground_weight`, the `step` of the run, and
+                `captions`.
+            generator: Source of all draws.
+        """
+        video, step, captions = batch["video"], batch.get("step", 0), batch.get("captions")
         with torch.set_grad_enabled(self.trains_encoder and torch.is_grad_enabled()):
             posterior = self.vae.encode(video, return_dict=False)[0]
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        losses = [self.objectives.on_posterior(PosteriorPass(video, mean, logvar, captions), step)]
         if self.training and self.trains_encoder:
             self._follow_statistics(mean.detach())
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        latents = mean + torch.exp(0.5 * logvar) * noise
+        latents = mean
+        if self.config.sample_posterior:
+            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+            latents = mean + torch.exp(0.5 * logvar) * noise
+        if self.training:
+            latents = self.objectives.on_latents(latents, generator, step)
         latents, level = self._add_noise(latents, generator)
-        reconstruction = self.vae.decode(latents, level, return_dict=False)[0].float()
+        reconstruction = self.vae.decode(latents, level, return_dict=False, generator=generator)[0].float()
+        if self.keeps_pair:
+            self.last_pair = (video, reconstruction.detach())
         emphasis = emphasize_foreground(video, batch["foreground_weight"])
-        record = VAEPass(video, reconstruction, mean, logvar, emphasis)
-        losses = {name: term(record) for name, term in self.terms.items()}
-        losses["loss"] = sum(self.config.objectives[name] * loss for name, loss in losses.items())
-        return losses
+        record = VAEPass(video, reconstruction, mean, logvar, emphasis, latents, level, captions, generator)
+        losses.append(self.objectives.on_reconstruction(record, step))
+        result = self.objectives.combine(losses, self.vae)
+        figures = {
+            name: torch.as_tensor(value, device=video.device).float().expand(len(video))
+            for name, value in self.objectives.diagnostics().items()
+        }
+        return figures | result
 
     def _add_noise(
         self, latents: torch.Tensor, generator: torch.Generator
@@ -144,24 +134,42 @@ class VAETask:
             vae = build(AutoencoderKLLTX, config.model, "model")
         else:
             vae = load_part(AutoencoderKLLTX, config.initial_weights, "initial_weights")
+        if config.gradient_checkpointing:
+            vae.enable_gradient_checkpointing()
         self.module = VAETrainingModule(vae, config)
-        self.total_steps = sum(stage.steps for stage in config.stages)
-        for stage in config.stages:  # now, not when a later stage begins
-            share_of_batch(stage.batch_size, PartialState().num_processes)
-        self.clips, held_out = open_clips(config.data), open_clips(config.data, "held-out")
+        composition = self.module.objectives
+        if config.initial_objectives is not None:
+            load_learned_parts(composition, Path(config.initial_objectives))
+        self.plan = BatchPlan(config.stages, config.seed, PartialState().num_processes)
+        self.total_steps = self.plan.total_steps
+        data = config.data
+        for bucket in (bucket for stage in config.stages for bucket in stage.all_buckets()):
+            size = VideoSize(bucket.num_frames, bucket.height or data.height, bucket.width or data.width)
+            composition.check_latents(latent_size(size, vae.compression_ratios))
+        adversaries = Adversaries(composition, config.discriminator.start_step)
+        self.adversary = None
+        if adversaries.critics:
+            self.module.keeps_pair = True
+            self.adversary = Adversary(
+                adversaries, config.discriminator.optimizer, adversaries.first_step, self._adversary_inputs
+            )
+        self.clips, held_out = open_clips(data), open_clips(data, "held-out")
         self.validation_frames = [held_out[index].frames for index in range(config.validation_clips)]
 
     def batch(self, step: int, rank: int, world_size: int) -> dict[str, Any]:
         """This rank's clips of a step; see `VAETrainingModule.forward`."""
-        stage, indices = self._share(step, rank, world_size)
-        clips = self.clips.with_frames(stage.num_frames)
-        video = np.stack([clips[index].frames for index in indices])
-        return {"video": to_model_range(video), "foreground_weight": stage.foreground_weight}
+        share = self.plan.share(step, rank, world_size)
+        read = read_batch(self.clips, share)
+        return {
+            "video": to_model_range(read["frames"]),
+            "captions": read["captions"],
+            "foreground_weight": share.stage.foreground_weight,
+            "step": step,
+        }
 
     def describe_sample(self, step: int, rank: int, world_size: int, index: int) -> str:
         """Words that identify a sample's clip."""
-        stage, numbers = self._share(step, rank, world_size)
-        return self.clips.with_frames(stage.num_frames).name(numbers[index])
+        return self.clips.name(self.plan.share(step, rank, world_size).numbers[index])
 
     def validate(self, folder: Path) -> dict[str, float]:
         """PSNR (dB) at the levels 0, 0.05 and 0.2 of latent noise; a contact sheet of originals above results."""
@@ -182,7 +190,13 @@ class VAETask:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Measure the latent statistics (mean and std of each channel) on training clips."""
+        """Measure the latent statistics (mean and std of each channel) on training clips.
+
+        The learned parts of objectives are written into the run's folder.
+        """
+        if has_learned_parts(self.module.objectives):
+            with publish_folder(Path(self.config.output) / OBJECTIVES_FOLDER, replace=True) as folder:
+                save_learned_parts(self.module.objectives, folder)
         if self.config.train == "decoder":
             return
         vae = self.module.vae
@@ -198,17 +212,10 @@ class VAETask:
         """Save the VAE."""
         self.module.vae.save_pretrained(folder)
 
-    def _share(self, step: int, rank: int, world_size: int) -> tuple[VAEStage, list[int]]:
-        """The stage of a step, and the numbers of the clips that a rank takes."""
-        first_clip = 0
-        for stage in self.config.stages:
-            if step < stage.steps:
-                break
-            step -= stage.steps
-            first_clip += stage.steps * stage.batch_size
-        size = share_of_batch(stage.batch_size, world_size)
-        start = first_clip + step * stage.batch_size + rank * size
-        return stage, list(range(start, start + size))
+    def _adversary_inputs(self, step: int) -> dict[str, Any]:
+        """Original and reconstruction of the last pass."""
+        original, reconstruction = self.module.last_pair
+        return {"original": original, "reconstruction": reconstruction, "step": step}
 
 
 @torch.no_grad()
