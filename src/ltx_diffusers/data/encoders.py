@@ -1,7 +1,8 @@
 """How each kind of video file is encoded: mp4, webm, gif, folder of PNG files.
 
 `video.write_video` calls these with checked input and a temporary path, and renames what they have written.
-A writer takes the path, frames uint8 (F, H, W, 3), the frame rate, and a comment (JSON text) or None.
+A writer takes the path, frames uint8 (F, H, W, 3), the frame rate, and a comment (JSON text) or None. The frames are
+an array or a stream (`frame_stream.FrameStream`): it goes through them once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .frame_stream import FrameStream
 
 FRAME_PATTERN = "frame_{:05d}.png"
 """Names of the PNG files in a folder of frames."""
@@ -26,7 +29,7 @@ PNG_RATE_KEY = "frame rate"
 # those that convert a single frame's colours.
 _ONE_THREAD_BYTES = 100_000_000
 
-Writer = Callable[[Path, np.ndarray, Fraction, "str | None"], None]
+Writer = Callable[[Path, "np.ndarray | FrameStream", Fraction, "str | None"], None]
 
 
 # x264's macroblock tree reads memory that nobody wrote (its AVX-512 code, with B-frames), so that the same
@@ -40,7 +43,7 @@ def compressed_writer(
 ) -> Writer:
     """A writer of 8-bit 4:2:0 video in BT.709, limited range."""
 
-    def write(path: Path, frames: np.ndarray, rate: Fraction, comment: str | None) -> None:
+    def write(path: Path, frames: np.ndarray | FrameStream, rate: Fraction, comment: str | None) -> None:
         import av
         from av.video.reformatter import ColorRange, Colorspace
 
@@ -68,7 +71,7 @@ def compressed_writer(
     return write
 
 
-def _write_gif(path: Path, frames: np.ndarray, rate: Fraction, comment: str | None) -> None:
+def _write_gif(path: Path, frames: np.ndarray | FrameStream, rate: Fraction, comment: str | None) -> None:
     import av
 
     graph = _palette_graph(frames.shape[2], frames.shape[1], rate)
@@ -124,7 +127,7 @@ def _with_gif_comment(gif: bytes, comment: bytes) -> bytes:
     return b"GIF89a" + gif[6:head] + block + gif[head:]
 
 
-def _write_frames(path: Path, frames: np.ndarray, rate: Fraction, comment: str | None) -> None:
+def _write_frames(path: Path, frames: np.ndarray | FrameStream, rate: Fraction, comment: str | None) -> None:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..errors import InputError, MediaError
 from .encoders import PNG_METADATA_KEY, PNG_RATE_KEY, WRITERS
+from .frame_stream import FrameStream
 
 FORMATS = {"mp4": ".mp4", "webm": ".webm", "gif": ".gif", "frames": ""}
 """What `write_video` writes, with the ending of its file name; "frames" is a folder of PNG files."""
@@ -116,7 +117,7 @@ def write_image(path: str | os.PathLike, picture: np.ndarray) -> Path:
 
 def write_video(
     path: str | os.PathLike,
-    frames: np.ndarray,
+    frames: np.ndarray | FrameStream,
     fps: float,
     metadata: dict[str, Any] | None = None,
     format: str | None = None,
@@ -130,7 +131,7 @@ def write_video(
 
     Args:
         path: Where to; the ending gives the format.
-        frames: uint8 (F, H, W, 3).
+        frames: uint8 (F, H, W, 3), or a `FrameStream` of such, which is written while it comes.
         fps: Frames per second.
         metadata: Stored in the file as JSON.
         format: "mp4", "webm", "gif" or "frames"; by default what the ending says.
@@ -273,7 +274,9 @@ def _existing(path: str | os.PathLike, kind: str) -> Path:
     return path
 
 
-def _checked_frames(frames: np.ndarray) -> np.ndarray:
+def _checked_frames(frames: np.ndarray | FrameStream) -> np.ndarray | FrameStream:
+    if isinstance(frames, FrameStream):
+        return frames
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
         raise InputError(
             "frames must be a uint8 array", got=getattr(frames, "dtype", None) or type(frames).__name__
