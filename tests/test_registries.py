@@ -6,14 +6,18 @@ A plugin's entries are covered as soon as its package is installed: `pytest test
 from __future__ import annotations
 
 import inspect
+import pickle
 from dataclasses import fields, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from helpers.media_sets import write_clips, write_tar
 from torch import Tensor
 
+from ltx_diffusers.data.clips import skipped_by
 from ltx_diffusers.denoising.state import TokenState, from_noise
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.functional.coordinates import Placement
@@ -206,7 +210,7 @@ def test_an_editor_treats_a_batch_as_single_videos(entry) -> None:
             lambda: torch.randn(source.shape, generator=generator)[rows],
         )
         tokens = [step.tokens for step in steps]
-        assert len(tokens) == editor.num_steps(len(levels) - 1)
+        assert len(tokens) == editor.num_steps(levels)
         return tokens[-1]
 
     together = edited(slice(0, 2))
@@ -404,18 +408,62 @@ def test_an_autoencoder_can_be_called_with_a_config(entry) -> None:
     assert callable(entry)
 
 
+@pytest.fixture(scope="module")
+def clips_on_disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same few videos as what each built-in reader of files takes as its `path`."""
+    folder = write_clips(tmp_path_factory.mktemp("clips"), 4)
+    rows = "".join(f"clip{index}.mp4,grey number {index}\n" for index in range(4))
+    (folder / "list.csv").write_text("path,caption\n" + rows)
+    members = [(path.name, path.read_bytes()) for path in sorted(folder.glob("clip*"))]
+    return {
+        "folder": folder,
+        "list": folder / "list.csv",
+        "webdataset": write_tar(folder / "tars" / "0.tar", members),
+    }
+
+
+def build_reader(entry, paths: dict[str, Path], split: str = "train"):
+    """A reader of small clips; one of files gets a path, a plugin's that of a folder of videos."""
+    name = next(
+        name for name in REGISTRIES["data_readers"].list() if REGISTRIES["data_readers"].get(name) is entry
+    )
+    needs_path = "path" in inspect.signature(entry).parameters
+    options = {"path": paths.get(name, paths["folder"])} if needs_path else {}
+    return entry(9, 32, 32, split, 5, **options)
+
+
 @over("data_readers")
-def test_a_data_reader_gives_the_same_clip_for_the_same_number(entry) -> None:
-    reader, again = entry(), entry()
+def test_a_data_reader_gives_the_same_clip_for_the_same_number(entry, clips_on_disk) -> None:
+    reader, again = build_reader(entry, clips_on_disk), build_reader(entry, clips_on_disk)
     first = reader[3]
-    frames = first.frames
-    assert frames.ndim == 4
-    assert frames.shape[-1] == 3
-    assert frames.dtype == np.float32
-    assert 0 <= frames.min() <= frames.max() <= 1
-    assert first.caption
-    np.testing.assert_array_equal(again[3].frames, frames)
+    assert first.frames.shape == (9, 32, 32, 3)
+    assert first.frames.dtype == np.float32
+    assert 0 <= first.frames.min() <= first.frames.max() <= 1
+    assert first.caption and first.name == reader.name(3)
+    again[7], again[1000]  # the set is endless, and what was read before doesn't matter
+    np.testing.assert_array_equal(again[3].frames, first.frames)
     assert again[3].caption == first.caption
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(reader))[3].frames, first.frames)
+
+
+@over("data_readers")
+def test_a_data_reader_gives_any_size(entry, clips_on_disk) -> None:
+    reader = build_reader(entry, clips_on_disk)
+    assert reader.with_frames(1)[2].frames.shape == (1, 32, 32, 3)
+    assert reader.with_size(5, 16, 24)[2].frames.shape == (5, 16, 24, 3)
+    assert reader.with_size(height=16)[2].frames.shape == (9, 16, 32, 3)
+    assert (reader.num_frames, reader.height, reader.width) == (9, 32, 32)
+    assert isinstance(reader.caption(2, np.random.default_rng(0)), str)
+    assert not skipped_by(reader)
+
+
+@over("data_readers")
+def test_a_data_reader_tells_its_splits_and_settings_apart(entry, clips_on_disk) -> None:
+    train, held_out = (build_reader(entry, clips_on_disk, split) for split in ("train", "held-out"))
+    assert repr(train) == repr(build_reader(entry, clips_on_disk))
+    assert len({repr(train), repr(held_out), repr(train.with_frames(1))}) == 3
+    first = held_out[0].frames
+    assert all(not np.array_equal(train[number].frames, first) for number in range(8))
 
 
 @over("measures")

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from ..registry import Registry
 
-data_readers: Registry = Registry("data reader", builtins=(f"{__name__}.shape_clips",))
+_READERS = ("shape_clips", "folder_clips", "list_clips", "tar_clips")
+
+data_readers: Registry = Registry(
+    "data reader", builtins=tuple(f"{__name__}.{module}" for module in _READERS)
+)
 
 __all__ = ["data_readers"]

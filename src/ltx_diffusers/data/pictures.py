@@ -94,29 +94,39 @@ def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.concatenate([left, right], axis=2)
 
 
-def crop_frames(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The middle of frames (F, H, W, 3) in a smaller size.
+MIDDLE = (0.5, 0.5)
+"""Where a cut lies: the share of what is cut off that goes off at the left, and at the top."""
+
+
+def crop_frames(
+    frames: np.ndarray, height: int, width: int, position: tuple[float, float] = MIDDLE
+) -> np.ndarray:
+    """A part of frames (F, H, W, 3), or of one picture (H, W, 3), in a smaller size: the middle, or at a position.
 
     Raises:
         InputError: If the frames are smaller than that.
     """
-    top, left = (frames.shape[1] - height) // 2, (frames.shape[2] - width) // 2
-    if top < 0 or left < 0:
+    old_height, old_width = frames.shape[-3:-1]
+    if old_height < height or old_width < width:
         raise InputError(
             "frames can't be cut to a larger size",
-            got=f"{frames.shape[2]}x{frames.shape[1]}",
+            got=f"{old_width}x{old_height}",
             expected=f"at least {width}x{height}",
         )
-    return frames[:, top : top + height, left : left + width]
+    left, top = int((old_width - width) * position[0]), int((old_height - height) * position[1])
+    return frames[..., top : top + height, left : left + width, :]
 
 
-def fit_frames(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize frames to cover a size, keeping their proportions, and cut what stands over on both sides.
+def fit_frames(
+    frames: np.ndarray, height: int, width: int, position: tuple[float, float] = MIDDLE
+) -> np.ndarray:
+    """Resize frames to cover a size, keeping their proportions, and cut what stands over: evenly, or at a position.
 
     Args:
         frames: uint8 (F, H, W, 3), or one picture (H, W, 3).
         height: Height wanted, in pixels.
         width: Width wanted, in pixels.
+        position: Where the part that is seen lies, see `MIDDLE`.
 
     Returns:
         Frames or picture of that size, uint8.
@@ -124,14 +134,14 @@ def fit_frames(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     from PIL import Image
 
     if frames.ndim == 3:
-        return fit_frames(frames[None], height, width)[0]
+        return fit_frames(frames[None], height, width, position)[0]
     old_height, old_width = frames.shape[1:3]
     if (old_height, old_width) == (height, width):
         return frames
     scale = max(height / old_height, width / old_width)
     # The part of the source that is seen, in source pixels; Pillow widens its filter when it shrinks.
     seen_width, seen_height = width / scale, height / scale
-    left, top = (old_width - seen_width) / 2, (old_height - seen_height) / 2
+    left, top = (old_width - seen_width) * position[0], (old_height - seen_height) * position[1]
     box = (
         max(0.0, left),
         max(0.0, top),

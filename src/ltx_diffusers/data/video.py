@@ -17,7 +17,7 @@ import shutil
 import uuid
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -194,8 +194,8 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[
     return _read_folder(path, max_frames) if path.is_dir() else _read_file(path, max_frames)
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Read a picture as uint8 (H, W, 3).
+def read_image(path: str | os.PathLike | IO[bytes]) -> np.ndarray:
+    """Read a picture, a file or its bytes, as uint8 (H, W, 3).
 
     The camera's orientation (EXIF) is applied, transparent pixels are laid on black, 16-bit grey is scaled to
     8 bits, and of an animation the first frame is taken.
@@ -203,9 +203,13 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     Raises:
         MediaError: If the file is missing or isn't a readable picture.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
-    path = _existing(path, "image")
+    if isinstance(path, str | os.PathLike):
+        path = _existing(path, "image")
+        named = f"the image {path}"
+    else:
+        named = "the image"
     try:
         with Image.open(path) as opened:
             picture = ImageOps.exif_transpose(opened)
@@ -217,8 +221,10 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
                 black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
                 picture = Image.alpha_composite(black, picture)
             return np.array(picture.convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise MediaError(f"{named} can't be read", got="no known picture format") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise MediaError(f"the image {path} can't be read", got=_reason(error)) from error
+        raise MediaError(f"{named} can't be read", got=_reason(error)) from error
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:

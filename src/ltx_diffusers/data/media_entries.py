@@ -1,0 +1,100 @@
+"""One picture or video of a set: where its bytes are, and what is known of it before it is read."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+PICTURE_ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
+VIDEO_ENDINGS = frozenset((".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".gif", ".ts"))
+
+CAPTION_FIELDS = ("caption", "text", "prompt")
+"""Fields of a list or of metadata that hold what a clip shows; the first that is there counts."""
+
+FACT_FIELDS = ("fps", "frame_rate", "duration", "seconds", "width", "height")
+"""What is kept of a list's or metadata's other fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaEntry:
+    """A picture or video, as a file or as a member of a tar.
+
+    Attributes:
+        name: Its path as the user knows it, in an archive as "shard.tar/member".
+        key: What it is called within its set, without ending; decides the split.
+        path: The file, or the archive that holds it.
+        caption: What it shows; "" if nobody wrote that.
+        span: First byte and number of bytes within an archive; None for a file of its own.
+        facts: What a list or metadata says of it, such as `fps` and `duration` in seconds. Not checked.
+        split: "train" or "held-out" if a list says so.
+    """
+
+    name: str
+    key: str
+    path: Path
+    caption: str = ""
+    span: tuple[int, int] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    split: str | None = None
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether its ending says that it is a picture."""
+        return is_picture(self.name)
+
+    def open(self) -> Path | IO[bytes]:
+        """What to read it from: the file's path, or the member's bytes in memory.
+
+        Raises:
+            OSError: If the archive is gone, or shorter than it was.
+        """
+        if self.span is None:
+            return self.path
+        start, size = self.span
+        with self.path.open("rb") as archive:
+            archive.seek(start)
+            content = archive.read(size)
+        if len(content) < size:
+            raise OSError(f"the archive ends after {len(content)} of {size} bytes")
+        return io.BytesIO(content)
+
+
+def is_media(name: str) -> bool:
+    """Whether a name's ending is one of a picture or a video."""
+    return _ending(name) in PICTURE_ENDINGS | VIDEO_ENDINGS
+
+
+def is_picture(name: str) -> bool:
+    """Whether a name's ending is one of a picture."""
+    return _ending(name) in PICTURE_ENDINGS
+
+
+def caption_in(facts: Mapping[str, Any]) -> str:
+    """The caption among the fields of a list or of metadata; "" if there is none."""
+    found = (facts[name] for name in CAPTION_FIELDS if isinstance(facts.get(name), str))
+    return next(found, "").strip()
+
+
+def facts_in(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What is worth keeping of the fields of a list or of metadata."""
+    return {name: fields[name] for name in FACT_FIELDS if name in fields}
+
+
+def number_in(facts: Mapping[str, Any], *names: str) -> float | None:
+    """The first positive number among some fields; None if there is none. Text that is a number counts as one."""
+    for name in names:
+        try:
+            value = float(facts.get(name))  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            continue
+        if 0 < value < float("inf"):
+            return value
+    return None
+
+
+def _ending(name: str) -> str:
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot >= 0 else ""

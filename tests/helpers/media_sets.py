@@ -1,0 +1,61 @@
+"""Small sets of real videos and pictures, whole and broken."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ltx_diffusers.data.video import write_image, write_video
+
+
+def grey_clip(
+    first: int, num_frames: int = 24, height: int = 48, width: int = 64, step: int = 3
+) -> np.ndarray:
+    """Even grey frames whose value tells which frame they are, uint8 (F, H, W, 3)."""
+    values = first + step * np.arange(num_frames)
+    return np.broadcast_to(values[:, None, None, None], (num_frames, height, width, 3)).astype(np.uint8)
+
+
+def write_clips(folder: Path, count: int = 3, *, captions: bool = True, **size: int) -> Path:
+    """Videos `clip0.mp4`, ... at 24 frames a second, clip i beginning with grey 20 + 30 i, each with a caption."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        write_video(folder / f"clip{index}.mp4", grey_clip(20 + 30 * index, **size), 24)
+        if captions:
+            (folder / f"clip{index}.txt").write_text(f"grey number {index}\n")
+    return folder
+
+
+def write_pictures(folder: Path, count: int = 2, height: int = 48, width: int = 64) -> Path:
+    """Pictures `still0.png`, ... of grey 200 + i."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        write_image(folder / f"still{index}.png", np.full((height, width, 3), 200 + index, np.uint8))
+    return folder
+
+
+def picture_bytes(value: int = 100, height: int = 48, width: int = 64) -> bytes:
+    """A PNG file of even grey."""
+    file = io.BytesIO()
+    Image.fromarray(np.full((height, width, 3), value, np.uint8)).save(file, format="PNG")
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    """A tar with members in this order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def grey_of(frames: np.ndarray) -> list[int]:
+    """The value of each frame of a clip in [0, 1], as written by `grey_clip`, to the nearest unit or so."""
+    return [round(float(frame.mean()) * 255) for frame in frames]
