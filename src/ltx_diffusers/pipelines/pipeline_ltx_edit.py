@@ -142,7 +142,18 @@ class LTXEditPipeline(LTXPipelineBase):
         super()._check(request)
         _check_source(request, self.transformer.config.get("caption_channels"), self._encodes_text)
 
+    def _levels(self) -> list[float]:
+        """The schedule's noise levels, the last one 0."""
+        return [*(self.scheduler.timesteps / self.scheduler.config.num_train_timesteps).tolist(), 0.0]
+
     def _texts(self, request: EditRequest, device: torch.device) -> dict[str, TextFeatures]:
+        levels = self._levels()
+        if request.editor.num_steps(levels) < 1:  # the schedule is known only now, and no model has run yet
+            raise InputError(
+                "the editor leaves no step of the schedule",
+                got=request.editor,
+                expected=f"noise levels among {', '.join(f'{level:.3g}' for level in levels)}",
+            )
         texts = super()._texts(request, device)
         prompt = request.source_prompt
         embeds, mask, _, _ = self.encode_prompt(
@@ -175,15 +186,14 @@ class LTXEditPipeline(LTXPipelineBase):
         self, request: EditRequest, texts: dict[str, TextFeatures], state: TokenState
     ) -> TokenState:
         """The tokens of the edited video."""
-        scale = self.scheduler.config.num_train_timesteps
-        levels = [*(self.scheduler.timesteps / scale).tolist(), 0.0]
+        levels = self._levels()
         guidances = {
             TARGET: ClassifierFreeGuidance(request.guidance_scale, request.guidance_rescale),
             SOURCE: ClassifierFreeGuidance(request.source_scale, request.guidance_rescale),
         }
         model = GuidedVelocity(self.transformer, texts, guidances[TARGET], request.attention_kwargs)
-        velocity = ModelOfEdit(model, state, guidances, scale)
-        self._num_timesteps = request.editor.num_steps(len(levels) - 1)
+        velocity = ModelOfEdit(model, state, guidances, self.scheduler.config.num_train_timesteps)
+        self._num_timesteps = request.editor.num_steps(levels)
 
         def draw() -> Tensor:
             return randn_tensor(state.tokens.shape, request.generator, state.tokens.device, torch.float32)

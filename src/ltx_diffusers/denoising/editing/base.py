@@ -51,8 +51,8 @@ class Editor(Protocol):
 
     source_guidance_share: ClassVar[float]
 
-    def num_steps(self, num_levels: int) -> int:
-        """How many steps `edit` takes on a schedule of so many noise levels, the final 0 not counted."""
+    def num_steps(self, levels: Sequence[float]) -> int:
+        """How many steps `edit` takes with these noise levels; 0 if they leave nothing to do."""
         ...
 
     def edit(
@@ -73,7 +73,7 @@ def _check_editor(name: str, entry: type[Editor]) -> None:
     missing = [part for part in ("source_guidance_share", "num_steps", "edit") if not hasattr(entry, part)]
     if missing:
         raise RegistrationError(
-            f"the editor {name!r} must be a class with source_guidance_share, num_steps(num_levels) and "
+            f"the editor {name!r} must be a class with source_guidance_share, num_steps(levels) and "
             "edit(source, levels, velocity, draw)",
             got=f"{getattr(entry, '__name__', entry)} without {', '.join(missing)}",
         )
@@ -82,14 +82,24 @@ def _check_editor(name: str, entry: type[Editor]) -> None:
 editors: Registry[type[Editor]] = Registry("editor", _check_editor)
 
 
-def check_share(name: str, value: float, low: float = 0.0) -> None:
-    """Check a share of the steps.
+def check_unit(name: str, value: float) -> None:
+    """Check a noise level or a share.
 
     Raises:
-        InputError: If it isn't a number from `low` to 1.
+        InputError: If it isn't a number in [0, 1].
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= 1:
-        raise InputError(f"{name} must be a share of the steps, {low:g} to 1", got=value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise InputError(f"{name} must be a number in [0, 1]", got=value)
+
+
+def steps_from(levels: Sequence[float], highest: float) -> int:
+    """How many steps begin at or below a noise level.
+
+    Args:
+        levels: Falling noise levels, the last one 0.
+        highest: The level; one that differs by rounding only counts.
+    """
+    return sum(level <= highest + 1e-6 for level in levels[:-1])
 
 
 class ModelOfEdit:

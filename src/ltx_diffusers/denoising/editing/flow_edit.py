@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..samplers import Draw
-from .base import SOURCE, TARGET, EditStep, EditVelocity, check_share, editors
+from .base import SOURCE, TARGET, EditStep, EditVelocity, check_unit, editors, steps_from
 
 
 @editors.register("flow-edit")
@@ -23,46 +23,46 @@ class FlowEdit:
     follows the target's velocity minus the source's. Equal prompts and guidance leave the video as it is, bit by bit.
 
     Attributes:
-        strength: Share of the steps that is run, the last ones: n_max / T of the paper (33/50 for Stable
-            Diffusion 3, 24/28 for Flux). Less keeps more of the video's structure.
-        refinement: Share of the steps at the end that sample plainly under the target prompt: n_min / T.
+        strength: Highest noise level that is visited. Lower keeps more of the video's layout; at 1 only the prompts
+            say what stays. The paper counts steps, n_max of T: on its schedules they begin at a level of 0.85 (Stable
+            Diffusion 3) and 0.95 (Flux).
+        refinement: From this noise level down, sample plainly under the target prompt: n_min of the paper. 0 is off.
         averages: Noises that each difference is averaged over, n_avg; each costs both runs of the model.
 
     Raises:
-        InputError: If a number is out of range, or the refinement is longer than the whole.
+        InputError: If a number is out of range, or the refinement begins above the strength.
     """
 
     source_guidance_share: ClassVar[float] = 0.25
 
-    strength: float = 0.85
+    strength: float = 0.9
     refinement: float = 0.0
     averages: int = 1
 
     def __post_init__(self) -> None:
-        check_share("the strength of an edit", self.strength)
-        check_share("the refinement of an edit", self.refinement)
+        check_unit("the strength of an edit", self.strength)
+        check_unit("the refinement of an edit", self.refinement)
         if self.refinement > self.strength:
             raise InputError(
-                "the refinement is a part of the steps that are run",
+                "the refinement begins at or below the strength",
                 got=self.refinement,
-                expected=f"at most {self.strength} (strength)",
+                expected=f"at most {self.strength}",
             )
-        if not isinstance(self.averages, int) or self.averages < 1:
+        if isinstance(self.averages, bool) or not isinstance(self.averages, int) or self.averages < 1:
             raise InputError("averages must be a whole number of at least 1", got=self.averages)
 
-    def num_steps(self, num_levels: int) -> int:
-        """Steps that are run of a schedule of so many levels."""
-        return round(self.strength * num_levels)
+    def num_steps(self, levels: Sequence[float]) -> int:
+        """Steps from the strength on."""
+        return steps_from(levels, self.strength)
 
     def edit(
         self, source: Tensor, levels: Sequence[float], velocity: EditVelocity, draw: Draw
     ) -> Iterator[EditStep]:
         """See `Editor.edit`."""
         num_levels = len(levels) - 1
-        first = num_levels - self.num_steps(num_levels)
-        refined = num_levels - round(self.refinement * num_levels)
+        refined = num_levels - steps_from(levels, self.refinement)
         edited = source
-        for index in range(first, num_levels):
+        for index in range(num_levels - self.num_steps(levels), num_levels):
             sigma, following = levels[index], levels[index + 1]
             if index < refined:
                 direction = self._difference(source, edited, sigma, velocity, draw)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..samplers import Draw
-from .base import SOURCE, TARGET, EditStep, EditVelocity, check_share, editors
+from .base import SOURCE, TARGET, EditStep, EditVelocity, check_unit, editors
 
 
 @editors.register("rf-inversion")
@@ -20,15 +20,15 @@ class RFInversion:
     """Turns the video into structured noise, and that into a video again under the target prompt.
 
     On the way up the velocity under the source prompt (empty in the paper) is mixed with the straight way to drawn
-    noise; on the way down that of the target prompt with the straight way to the video, in a span of the steps.
+    noise; on the way down that of the target prompt with the straight way to the video, at the higher noise levels.
     There are twice as many steps as the schedule has.
 
     Attributes:
         gamma: Share of the straight way to the drawn noise, 0 to 1. 0 is plain inversion, faithful but hard to
             edit; with 1 nothing of the video is in the noise.
-        eta: Share of the straight way to the video, 0 to 1, in the steps from `start` to `stop`. 1 keeps to it.
-        start: Where it sets in, as a share of the steps down.
-        stop: Where it ends. Later keeps more of the video.
+        eta: Share of the straight way to the video, 0 to 1, at the noise levels from `start` down to `stop`.
+        start: Highest noise level where it acts; 1 - s of the paper.
+        stop: It acts above this noise level; 1 - tau of the paper. Lower keeps more of the video, 0 the most.
 
     Raises:
         InputError: If a number is out of range.
@@ -38,20 +38,18 @@ class RFInversion:
 
     gamma: float = 0.5
     eta: float = 0.9
-    start: float = 0.0
-    stop: float = 0.25
+    start: float = 1.0
+    stop: float = 0.9
 
     def __post_init__(self) -> None:
-        for name in ("gamma", "eta"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-                raise InputError(f"{name} must be in [0, 1]", got=value)
-        check_share("start", self.start)
-        check_share("stop", self.stop, low=self.start)
+        for name in ("gamma", "eta", "start", "stop"):
+            check_unit(name, getattr(self, name))
+        if self.stop > self.start:
+            raise InputError("stop lies at or below start", got=self.stop, expected=f"at most {self.start}")
 
-    def num_steps(self, num_levels: int) -> int:
+    def num_steps(self, levels: Sequence[float]) -> int:
         """As many steps up as down."""
-        return 2 * num_levels
+        return 2 * (len(levels) - 1)
 
     def edit(
         self, source: Tensor, levels: Sequence[float], velocity: EditVelocity, draw: Draw
@@ -64,11 +62,9 @@ class RFInversion:
             direction = _mixed(velocity(tokens, sigma, SOURCE), towards_noise, self.gamma)
             tokens = tokens + (following - sigma) * direction
             yield EditStep(sigma, tokens)
-        num_levels = len(levels) - 1
-        held = range(round(self.start * num_levels), round(self.stop * num_levels))
-        for index in range(num_levels):
-            sigma, following = levels[index], levels[index + 1]
-            eta = self.eta if index in held else 0.0
+        for sigma, following in pairwise(levels):
+            held = self.stop + 1e-6 < sigma <= self.start + 1e-6
+            eta = self.eta if held else 0.0
             direction = _mixed(velocity(tokens, sigma, TARGET), (tokens - source) / sigma, eta)
             tokens = tokens + (following - sigma) * direction
             yield EditStep(sigma, tokens)
