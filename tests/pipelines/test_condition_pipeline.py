@@ -247,6 +247,20 @@ def test_tone_mapping_acts_on_the_decoded_video_only(pipeline):
     assert torch.equal(run(pipeline, tone_map_compression=0.8), run(pipeline))
 
 
+def test_conditions_of_full_strength_that_leave_each_other_alone(pipeline):
+    """A retake with a keyframe in the part made anew; two regions side by side."""
+    frames, columns = np.arange(FRAMES)[:, None, None], np.arange(WIDTH)
+    retaken = RegionOfVideo(
+        pictures(FRAMES), (frames < 9) | (frames >= 25) * np.ones((1, HEIGHT, WIDTH), bool)
+    )
+    side = np.ones((HEIGHT, 1)) * columns < 32
+    for conditions in (
+        [retaken, VideoCondition(**ONE, frame_index=12)],
+        [RegionOfVideo(pictures(FRAMES), side), RegionOfVideo(pictures(FRAMES, 1), ~side)],
+    ):
+        assert torch.isfinite(run(pipeline, conditions=conditions)).all()
+
+
 def test_the_strength_rules_differ(pipeline):
     soft = VideoCondition(image=pictures(1)[0], strength=0.5)
     results = [run(pipeline, conditions=soft, strength_rule=rule) for rule in ("official", "proportional")]
@@ -275,6 +289,34 @@ BAD = {
     "contradiction": (
         {"conditions": [VideoCondition(**ONE), VideoCondition(video=pictures(9))]},
         "two conditions of full strength",
+    ),
+    "picture against a region": (
+        {
+            "conditions": [
+                VideoCondition(**ONE, frame_index=12),
+                RegionOfVideo(pictures(FRAMES), np.arange(FRAMES)[:, None, None] * np.ones((64, 96)) >= 12),
+            ]
+        },
+        "frame 12, from a region and frame_index=12",
+    ),
+    "two regions": (
+        {
+            "conditions": [
+                RegionOfVideo(pictures(FRAMES), np.tri(64, 96) > 0),
+                RegionOfVideo(pictures(FRAMES, 1), np.tri(64, 96) == 0),
+                RegionOfVideo(pictures(FRAMES, 2), np.eye(64, 96) > 0),
+            ]
+        },
+        "from a region and a region",
+    ),
+    "picture against one on the canvas": (
+        {
+            "conditions": [
+                VideoCondition(**ONE),
+                VideoCondition(image=pictures(1, 0, 64, 64)[0], place=(32, 0)),
+            ]
+        },
+        "frame 0",
     ),
     "place off the grid": (
         {"conditions": VideoCondition(image=pictures(1, 0, 64, 64)[0], place=(8, 0))},

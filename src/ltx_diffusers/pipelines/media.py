@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def checked_conditions(given: Sequence[Any], size: VideoSize, ratios: Compressio
     """
     checked = [_checked(entry, size, ratios) for entry in given]
     checked = _in_own_order(checked)
-    _check_contradictions([entry for entry in checked if isinstance(entry, VideoCondition)], ratios)
+    _check_contradictions(checked, size)
     return checked
 
 
@@ -298,21 +299,46 @@ def _check_strength(strength: Any) -> None:
         raise InputError("a condition's strength must be a number in [0, 1]", got=strength)
 
 
-def _check_contradictions(given: Sequence[VideoCondition], ratios: CompressionRatios) -> None:
-    """Refuse two conditions of full strength for the same frame, or for the same latent frame in place."""
-    taken: dict[int, VideoCondition] = {}
-    for entry in given:
-        if entry.strength < 1 or entry.place is not None:
-            continue
-        frames = 1 if entry.video is None else len(split_images(entry.video))
-        for frame in range(entry.frame_index, entry.frame_index + frames):
-            if frame in taken:
-                raise InputError(
-                    "two conditions of full strength are given for one frame",
-                    got=f"frame {frame}, from frame_index={taken[frame].frame_index} and {entry.frame_index}",
-                    fix="move one of them, or lower its strength",
-                )
-            taken[frame] = entry
+def _check_contradictions(given: Sequence[Given], size: VideoSize) -> None:
+    """Refuse two conditions of full strength that give the same pixels of the video."""
+    full = [entry for entry in given if entry.strength == 1 and not isinstance(entry, ReferenceVideo)]
+    for one, other in combinations(full, 2):
+        frame = _shared_frame(one, other, size)
+        if frame is not None:
+            names = ("a region" if isinstance(e, RegionOfVideo) else f"frame_index={e.frame_index}"
+                     for e in (one, other))  # fmt: skip
+            raise InputError(
+                "two conditions of full strength are given for one frame",
+                got=f"frame {frame}, from {' and '.join(names)}",
+                fix="move one of them, or lower its strength",
+            )
+
+
+def _shared_frame(one: Given, other: Given, size: VideoSize) -> int | None:
+    """The first frame of which both give pixels."""
+    shared = tuple(
+        slice(max(begins), min(ends))
+        for begins, ends in (
+            zip(*axis, strict=True) for axis in zip(_box(one, size), _box(other, size), strict=True)
+        )
+    )
+    if any(axis.start >= axis.stop for axis in shared):
+        return None
+    masks = [entry.keep[shared] for entry in (one, other) if isinstance(entry, RegionOfVideo)]
+    if not masks:
+        return shared[0].start
+    in_both = torch.stack(masks).all(dim=0).flatten(1).any(dim=1).nonzero()
+    return None if in_both.numel() == 0 else shared[0].start + int(in_both[0])
+
+
+def _box(entry: VideoCondition | RegionOfVideo, size: VideoSize) -> list[tuple[int, int]]:
+    """First and one past the last frame, row and column of the video that it may give."""
+    if isinstance(entry, RegionOfVideo):
+        return [(0, side) for side in size]
+    frames = 1 if entry.video is None else len(split_images(entry.video))
+    left, top = entry.place or (0, 0)
+    starts, sides = (entry.frame_index, top, left), (frames, *_shown_sides(entry, size))
+    return [(start, start + side) for start, side in zip(starts, sides, strict=True)]
 
 
 def _in_own_order(given: Sequence[Given]) -> list[Given]:
