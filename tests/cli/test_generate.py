@@ -13,8 +13,14 @@ import torch
 from helpers.saved_models import DEFAULTS, GUIDANCE, STEPS, save_tiny_pipeline
 from PIL import Image
 
-from ltx_diffusers import LTXImageToVideoPipeline, LTXPipeline
+from ltx_diffusers import (
+    LTXConditionPipeline,
+    LTXImageToVideoPipeline,
+    LTXPipeline,
+    VideoCondition,
+)
 from ltx_diffusers.cli import app, loading
+from ltx_diffusers.cli.conditions import file_hash
 from ltx_diffusers.conversion.convert import convert
 from ltx_diffusers.data import video
 from ltx_diffusers.data.video import read_metadata, read_video
@@ -84,6 +90,7 @@ def test_the_record_holds_everything_and_lies_in_the_video_too(model: str) -> No
         "decode_timestep": 0.05,
         "decode_noise_scale": 0.025,
         "dtype": "float32",
+        "preset": "none",
     }
     assert sorted(path.name for path in Path().iterdir()) == ["clip.json", "clip.mp4"]
 
@@ -147,49 +154,51 @@ def test_a_checkpoint_file_with_a_text_encoder_from_elsewhere(
     assert not Path("d.gif").exists()
 
 
-def test_the_first_frame_covers_the_size_and_is_cut(
-    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = {}
-    call = LTXImageToVideoPipeline.__call__
+def test_the_first_frame_covers_the_size_and_is_cut(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: the pipeline given what is to be seen; the middle third of the stripes is green."""
+    arguments = [PROMPT, "--model", model, "--image", picture("first.png"), "--size", "64x64", "--seed", 5]
+    assert run(*arguments, "--format", "frames") == 0
+    pipeline = LTXConditionPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    green = VideoCondition(image=np.full((64, 64, 3), (0, 255, 0), np.uint8))
+    generator = torch.Generator().manual_seed(5)
+    call = {"prompt": PROMPT, "height": 64, "width": 64, "generator": generator, "output_type": "np"}
+    expected = pipeline([green], **call).frames[0]
+    assert np.abs(read_video("out")[0] - 255 * expected).max() <= 0.51
 
-    # Keeps the signature, from which the defaults are read.
-    monkeypatch.setattr(
-        loading, "load_pipeline", _spy(loading.load_pipeline, LTXImageToVideoPipeline, given, monkeypatch)
-    )
-    arguments = [PROMPT, "--model", model, "--image", picture("first.png"), "--size", "64x64"]
     assert run(*arguments, "-o", "a.mp4") == 0
-    assert call is not LTXImageToVideoPipeline.__call__
-    # The middle third of the stripes is green.
-    assert np.array_equal(given["image"], np.full((64, 64, 3), (0, 255, 0), np.uint8))
     record = json.loads(Path("a.json").read_text())
-    assert record["image"] == "first.png" and len(record["image_sha256"]) == 64
-
+    (given,) = record["images"]
+    assert set(given) == {"file", "sha256"} and given["file"] == "first.png" and len(given["sha256"]) == 64
+    assert record["condition_noise"] == 0.15
     assert run("--from-json", "a.json", "-o", "b.mp4") == 0
     assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes()
     capsys.readouterr()
     picture("first.png", width=96)
     assert run("--from-json", "a.json", "-o", "c.mp4") == 2
-    assert "isn't the image" in capsys.readouterr().err
+    assert "isn't the file" in capsys.readouterr().err
     assert run("--from-json", "a.json", "-o", "c.mp4", "--image", "first.png") == 0
 
 
-def _spy(load, kind: type, given: dict, monkeypatch: pytest.MonkeyPatch):
-    """`load`, after which calls of pipelines of this kind leave their image in `given`."""
-    import functools
-
-    call = kind.__call__
-
-    @functools.wraps(call)
-    def remember(self, *args, **kwargs):
-        given["image"] = kwargs["image"]
-        return call(self, *args, **kwargs)
-
-    def load_and_spy(*args, **kwargs):
-        monkeypatch.setattr(kind, "__call__", remember)
-        return load(*args, **kwargs)
-
-    return load_and_spy
+@pytest.mark.parametrize("with_image", [False, True])
+def test_a_record_from_before_there_were_presets(model: str, with_image: bool) -> None:
+    """Oracle: the pipeline that made such videos."""
+    record = {"prompt": PROMPT, "seed": 7, "model": model, "dtype": "float32", **DEFAULTS}
+    record |= {"num_inference_steps": 2, "guidance_scale": 2.0, "versions": {"ltx-diffusers": "0.1.0"}}
+    call = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "np"}
+    call |= {"generator": torch.Generator().manual_seed(7), "prompt": PROMPT, **DEFAULTS}
+    kind = LTXPipeline
+    if with_image:
+        kind = LTXImageToVideoPipeline
+        record |= {"image": picture("first.png", 96, 64)}
+        record["image_sha256"] = file_hash("first.png")
+        call["image"] = Image.open("first.png")
+    Path("old.json").write_text(json.dumps(record))
+    assert run("--from-json", "old.json", "--format", "frames") == 0
+    pipeline = kind.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(**call).frames[0]
+    assert np.abs(read_video("out")[0] - 255 * expected).max() <= 0.51
 
 
 BAD = {
@@ -219,6 +228,22 @@ BAD = {
     "model folder": (["--model", "full"], "no model"),
     "model component": (["--model", "alone"], "single component"),
     "repository": (["--model", "Lightricks/LTX-Vidoe"], "Lightricks/LTX-Video"),
+    "mask alone": (["--image", "first.png", "--mask", "first.png"], "--source"),
+    "source alone": (["--source", "first.png"], "--mask, --retake or --outpaint"),
+    "frame": (["--image", "first.png@x"], "'x'", "last"),
+    "strength": (["--image", "first.png:2"], "'2'", "0 to 1"),
+    "last with a frame": (["--last", "first.png@3"], "'@3'"),
+    "span": (["--source", "first.png", "--retake", "3-2"], "empty"),
+    "overlap": (["--extend", "first.png", "--overlap", "10"], "9 or 17"),
+    "join": (["--join"], "--extend"),
+    "two stages": (["--two-stage"], "--upsampler"),
+    "upsampler alone": (["--upsampler", "full"], "--two-stage"),
+    "upsampler": (["--two-stage", "--upsampler", "full"], "no model"),
+    "outpaint": (["--source", "first.png", "--outpaint"], "--size"),
+    "fit": (["--fit", "squeeze"], "squeeze", "crop"),
+    "crf": (["--crf", "52"], "52"),
+    "lora weight": (["--lora", "first.png:x"], "LORA[:WEIGHT]"),
+    "prompts and a prompt": (["--prompts-file", "none.txt"], "'a red circle'"),
     "device": (["--device", "gpu"], "'gpu'", "cuda"),
     "dtype": (["--dtype", "int8"], "int8", "bfloat16"),
     "option": (["--nonsense"], "--nonsense"),

@@ -1,33 +1,28 @@
-"""`ltx-diffusers generate`: a video from a prompt, and from an image if one is given."""
+"""`ltx-diffusers generate`: a video from a prompt and whatever else is given, or many from a file of prompts."""
 
 from __future__ import annotations
 
-import inspect
-import secrets
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from .settings import (
-    DTYPES,
-    Settings,
-    check_record_replaceable,
-    file_hash,
-    parse_size,
-    read_settings,
-    record_of,
-    record_path,
-    write_record,
-)
-from .stages import Stages, peak_memory
+from ..errors import InputError
+from .batch import read_jobs, run_batch
+from .making import Maker, default_output
+from .records import read_settings
+from .settings import Settings, option_values
+from .stages import Stages
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
+_GIVEN = "What is given"
+_SAMPLING = "How it is made"
+_STAGES = "Two stages"
+_PLACE = "FILE[@FRAME][:STRENGTH]"
 
-    from ..pipelines.request import Request
+
+def _option(help: str, *names: str, panel: str = "Options", metavar: str | None = None) -> Any:
+    """An option of the command; one word of how it is called by default is enough, Typer knows the rest."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
 
 
 def command(
@@ -35,301 +30,211 @@ def command(
     prompt: Annotated[str | None, typer.Argument(help="What the video shows.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o", "--output", help="Where to write it; the ending gives the format. \\[default: out.mp4]"
+        _option(
+            "Where to write it; the ending gives the format. With --prompts-file a folder. \\[default: out.mp4]",
+            "-o",
+            "--output",
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A folder, a repository owner/name, a file, or embedded. \\[default: embedded]"),
+        _option("A folder, a repository owner/name, a file, or embedded. \\[default: embedded]"),
     ] = None,
     text_encoder: Annotated[
-        str | None,
-        typer.Option(help="For a checkpoint file: a folder or repository with T5 and its tokenizer."),
+        str | None, _option("For a checkpoint file: a folder or repository with T5 and its tokenizer.")
     ] = None,
     version: Annotated[
-        str | None, typer.Option(help="For a checkpoint file: its release, like 0.9.6-dev, if it can't tell.")
+        str | None, _option("For a checkpoint file: its release, like 0.9.6-dev, if it can't tell.")
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        _option("A LoRA: a file, folder or repository; many times.", metavar="LORA[:WEIGHT]"),
     ] = None,
     image: Annotated[
-        Path | None,
-        typer.Option(help="First frame; it is resized to cover the size, and cut evenly at the edges."),
+        list[str] | None,
+        _option(
+            "A picture, by default the first frame; FRAME is a number or last; many times.",
+            panel=_GIVEN,
+            metavar=_PLACE,
+        ),
     ] = None,
-    negative: Annotated[str | None, typer.Option(help="What the video should not show.")] = None,
+    last: Annotated[
+        str | None, _option("The last frame: --image FILE@last.", panel=_GIVEN, metavar="FILE[:STRENGTH]")
+    ] = None,
+    video: Annotated[
+        list[str] | None,
+        _option(
+            "A clip that begins at a frame, or ends with the last; many times.", panel=_GIVEN, metavar=_PLACE
+        ),
+    ] = None,
+    extend: Annotated[
+        str | None,
+        _option("Go on with this video: its last frames are the first.", panel=_GIVEN, metavar="FILE"),
+    ] = None,
+    extend_backward: Annotated[
+        str | None,
+        _option("Lead up to this video: its first frames are the last.", panel=_GIVEN, metavar="FILE"),
+    ] = None,
+    overlap: Annotated[
+        int | None, _option("Frames shared with a video that is extended, 8k+1. \\[default: 9]", panel=_GIVEN)
+    ] = None,
+    join: Annotated[
+        bool, _option("Write the extended video and the new one as one.", "--join", panel=_GIVEN)
+    ] = False,
+    source: Annotated[
+        str | None,
+        _option(
+            "A video of which a part is kept and the rest made anew.", panel=_GIVEN, metavar="FILE[:STRENGTH]"
+        ),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        _option(
+            "With --source: a picture or video, white where it is made anew.", panel=_GIVEN, metavar="FILE"
+        ),
+    ] = None,
+    retake: Annotated[
+        str | None,
+        _option("With --source: the seconds that are made anew.", panel=_GIVEN, metavar="BEGIN-END"),
+    ] = None,
+    outpaint: Annotated[
+        bool,
+        _option(
+            "With --source: fit it into --size whole, and make what is free.", "--outpaint", panel=_GIVEN
+        ),
+    ] = False,
+    reference: Annotated[
+        list[str] | None,
+        _option(
+            "A clip beside the video, for an in-context LoRA; many times.",
+            panel=_GIVEN,
+            metavar="FILE[:STRENGTH]",
+        ),
+    ] = None,
+    reference_scale: Annotated[
+        float | None, _option("Pixels of the video for one of the reference. \\[default: 1]", panel=_GIVEN)
+    ] = None,
+    from_video: Annotated[
+        str | None, _option("Start from this video instead of noise.", panel=_GIVEN, metavar="FILE")
+    ] = None,
+    denoise_strength: Annotated[
+        float | None,
+        _option("How much of --from-video is made anew, up to 1. \\[default: 0.6]", panel=_GIVEN),
+    ] = None,
+    fit: Annotated[
+        str | None,
+        _option("How files get the video's shape: crop, pad or stretch. \\[default: crop]", panel=_GIVEN),
+    ] = None,
+    blur: Annotated[
+        float | None, _option("Blur given pictures and clips by so many pixels.", panel=_GIVEN)
+    ] = None,
+    crf: Annotated[
+        int | None,
+        _option(
+            "Send them through H.264 at this rate factor, against videos that stand still.", panel=_GIVEN
+        ),
+    ] = None,
+    condition_noise: Annotated[
+        float | None, _option("Noise on what is given, for the same end. \\[default: 0.15]", panel=_GIVEN)
+    ] = None,
+    strength_rule: Annotated[
+        str | None, _option("What strengths below 1 mean: official or proportional.", panel=_GIVEN)
+    ] = None,
+    negative: Annotated[str | None, _option("What the video should not show.", panel=_SAMPLING)] = None,
     seed: Annotated[
-        int | None, typer.Option(help="The same seed gives the same video. \\[default: random]")
+        int | None, _option("The same seed gives the same video. \\[default: random]", panel=_SAMPLING)
+    ] = None,
+    preset: Annotated[
+        str | None,
+        _option(
+            "Steps and guidance of a release, or none; see info. \\[default: the model's]", panel=_SAMPLING
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Denoising steps. \\[default: the model's, as for all below]")
+        int | None, _option("Denoising steps. \\[default: the model's, as for all below]", panel=_SAMPLING)
     ] = None,
-    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 is off.")] = None,
+    guidance: Annotated[float | None, _option("Classifier-free guidance; 1 is off.", panel=_SAMPLING)] = None,
+    sampler: Annotated[
+        str | None,
+        _option("euler, euler-ancestral, heun, res-2s, gradient-estimation, stochastic.", panel=_SAMPLING),
+    ] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="In pixels, multiples of 32, like 704x480.")
+        str | None, _option("In pixels, multiples of 32, like 704x480.", panel=_SAMPLING, metavar="WxH")
     ] = None,
-    frames: Annotated[int | None, typer.Option(help="8k+1: 9, 17, 25, ...")] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames per second.")] = None,
+    frames: Annotated[int | None, _option("8k+1: 9, 17, 25, ...", panel=_SAMPLING)] = None,
+    fps: Annotated[float | None, _option("Frames per second.", panel=_SAMPLING)] = None,
+    two_stage: Annotated[
+        bool, _option("Make it smaller first, upsample it, refine it.", "--two-stage", panel=_STAGES)
+    ] = False,
+    upsampler: Annotated[
+        str | None, _option("The latent upsampler: a folder, file or repository.", panel=_STAGES)
+    ] = None,
+    refine_strength: Annotated[
+        float | None,
+        _option("Share of the steps in the second stage. \\[default: the preset's, or 0.4]", panel=_STAGES),
+    ] = None,
     format: Annotated[
-        str | None, typer.Option(help="mp4, webm, gif, or frames (a folder of PNG files). \\[default: mp4]")
+        str | None, _option("mp4, webm, gif, or frames (a folder of PNG files). \\[default: mp4]")
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1, ...; auto is a GPU if there is one.")
-    ] = "auto",
+    device: Annotated[str, _option("cpu, cuda, cuda:1, ...; auto is a GPU if there is one.")] = "auto",
     dtype: Annotated[
         str | None,
-        typer.Option(help="float32, bfloat16 or float16. \\[default: float32 on a CPU, bfloat16 on a GPU]"),
+        _option("float32, bfloat16 or float16. \\[default: float32 on a CPU, bfloat16 on a GPU]"),
     ] = None,
     from_json: Annotated[
         Path | None,
-        typer.Option(help="Make a video again from its JSON or from the video; other options override it."),
+        _option("Make a video again from its JSON or from the video; other options override it."),
+    ] = None,
+    prompts_file: Annotated[
+        Path | None,
+        _option("Many videos: a prompt a line, or a JSON object a line (.jsonl). Finished ones are skipped."),
     ] = None,
 ) -> None:
-    """Make a video from a prompt.
+    """Make a video from a prompt, and from pictures and clips if some are given.
 
     Seed and settings are written into the video and to a JSON file beside it.
     """
-    from ..errors import InputError
+    options = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
     from .loading import is_verbose
 
-    given = {
-        "prompt": prompt,
-        "model": model,
-        "text_encoder": text_encoder,
-        "version": version,
-        "image": None if image is None else str(image),
-        "negative_prompt": negative,
-        "seed": seed,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "num_frames": frames,
-        "frame_rate": fps,
-        "dtype": dtype,
-    }
-    if size is not None:
-        given["width"], given["height"] = parse_size(size)
     stored = read_settings(from_json) if from_json is not None else {}
-    if image is not None:
-        stored.pop("image_sha256", None)
-    merged = stored | {name: value for name, value in given.items() if value is not None}
-    if "prompt" not in merged:
-        raise InputError("a prompt is needed", fix='ltx-diffusers generate "a red circle moves left"')
+    given = option_values(options)
+    maker = Maker(device, verbose=is_verbose(context))
+    if prompts_file is not None:
+        if prompt is not None:
+            raise InputError("--prompts-file has the prompts", got=repr(prompt), fix="give one of them")
+        stored.pop("prompt", None)
+        _make_batch(prompts_file, output, stored | given, maker, format)
+        return
     output = default_output(output, format)
     with Stages() as stages:
-        made = generate(
-            Settings(**merged),
-            output,
-            format=format,
-            device=device,
-            stages=stages,
-            verbose=is_verbose(context),
-        )
+        made = maker.make(Settings.of(stored | given), output, format=format, stages=stages)
     typer.echo(made.summary(stages))
 
 
-@dataclass(frozen=True)
-class Made:
-    """A video that was made: where it is, where its record is, and its settings with nothing left open."""
-
-    path: Path
-    record_path: Path
-    settings: Settings
-    peak_bytes: int | None
-    peak_gpu_bytes: int | None
-
-    def summary(self, stages: Stages) -> str:
-        """What was made, how long each stage took and how much memory was needed, in two lines."""
-        made = self.settings
-        memory = [] if self.peak_bytes is None else [f"{self.peak_bytes / 1e9:.2f} GB"]
-        memory += [] if self.peak_gpu_bytes is None else [f"{self.peak_gpu_bytes / 1e9:.2f} GB on the GPU"]
-        return (
-            f"{self.path}: {made.num_frames} frames of {made.width}x{made.height} at {made.frame_rate:g} fps, "
-            f"{made.num_inference_steps} steps, seed {made.seed} (settings in {self.record_path})\n"
-            f"{stages.summary()}; in all {sum(stages.seconds.values()):.1f} s; "
-            f"peak memory {' and '.join(memory) or 'unknown'}"
-        )
+_NOT_SETTINGS = (
+    "context",
+    "output",
+    "format",
+    "device",
+    "from_json",
+    "prompts_file",
+)
 
 
-def default_output(output: Path | None, format: str | None) -> Path:
-    """Where to write: as asked for, or `out` with the ending of the format."""
-    from ..data.video import FORMATS
+def _make_batch(
+    file: Path, output: Path | None, shared: dict[str, Any], maker: Maker, format: str | None
+) -> None:
+    """Make the videos of a file of prompts; the exit code says whether all could be made."""
+    from ..data.video import FORMATS, video_format
 
-    return output if output is not None else Path(f"out{FORMATS.get(format or 'mp4', '')}")
-
-
-def generate(
-    settings: Settings,
-    output: Path,
-    *,
-    format: str | None = None,
-    device: str = "auto",
-    stages: Stages | None = None,
-    verbose: bool = False,
-) -> Made:
-    """Make a video file. Everything that can be checked without torch is checked first, and nothing written.
-
-    Args:
-        settings: What to make; what is None is taken from the model, a random seed is drawn.
-        output: The file, or the folder of frames.
-        format: As `data.video.write_video` takes it.
-        device: "auto", or the name of a device.
-        stages: Gets the times; a new one if None.
-        verbose: Whether the warnings of the libraries below are shown.
-
-    Raises:
-        InputError: If anything given can't be used; also `MediaError` and `UnknownNameError`.
-        MediaError: If the output can't be written.
-    """
-    from ..data.video import check_writable, read_image, write_video
-    from ..errors import MediaError
-    from .loading import check_device_name, find_pipeline, load_pipeline, pick_device, pick_dtype
-
-    settings.check()
-    format = check_writable(output, format)
-    record_file = record_path(output)
-    if record_file.is_dir():
-        raise MediaError(f"{record_file} is a folder", expected="room for the video's settings")
-    check_record_replaceable(record_file)
-    picture = None if settings.image is None else read_image(settings.image)
-    check_device_name(device)
-    source = find_pipeline(settings.model, settings.text_encoder)
-
-    stages = Stages() if stages is None else stages
-    stages.begin("load")
-    where = pick_device(device)
-    dtype = pick_dtype(DTYPES.get(settings.dtype), where)
-    settings = replace(
-        settings,
-        seed=secrets.randbelow(2**32) if settings.seed is None else settings.seed,
-        image_sha256=None if settings.image is None else file_hash(settings.image),
-        dtype=str(dtype).removeprefix("torch."),
-    )
-    if where.type == "cuda":
-        import torch
-
-        torch.cuda.reset_peak_memory_stats(where)
-        stages.synchronize = lambda: torch.cuda.synchronize(where)
-    pipeline = load_pipeline(
-        source,
-        class_name="LTXPipeline" if picture is None else "LTXImageToVideoPipeline",
-        device=where,
-        dtype=dtype,
-        text_encoder=settings.text_encoder,
-        version=settings.version,
-        quiet=not verbose,
-    )
-    settings, frames = run_pipeline(pipeline, settings, picture, stages)
-
-    stages.begin("write")
-    record = record_of(settings)
-    path = write_video(output, frames, settings.frame_rate, record, format)
-    write_record(record_file, record)
-    return Made(path, record_file, settings, peak_memory(), _gpu_peak(where))
-
-
-def run_pipeline(
-    pipeline: Any, settings: Settings, picture: np.ndarray | None, stages: Stages
-) -> tuple[Settings, np.ndarray]:
-    """Generate with a loaded pipeline, with the stages text, denoise and decode.
-
-    Args:
-        pipeline: `LTXPipeline`, or `LTXImageToVideoPipeline` if there is a picture.
-        settings: With a seed; what is None is taken from the pipeline's components.
-        picture: First frame, uint8 (H, W, 3) of any size.
-        stages: Gets the times.
-
-    Returns:
-        The settings with nothing left open, and the frames, uint8 (F, H, W, 3).
-    """
-    import numpy as np
-    import torch
-
-    request = _with_defaults(pipeline, settings)
-    settings = replace(
-        settings,
-        **{
-            name: getattr(request, name)
-            for name in (
-                "width",
-                "height",
-                "num_frames",
-                "frame_rate",
-                "num_inference_steps",
-                "guidance_scale",
-                "decode_timestep",
-                "decode_noise_scale",
-            )
-        },
-    )
-    arguments = _call_arguments(settings)
-    if picture is not None:
-        from ..data.pictures import fit_frames
-
-        arguments["image"] = fit_frames(picture, settings.height, settings.width)
-
-    stages.begin("text")
-    with torch.no_grad():
-        embeds, mask, negative_embeds, negative_mask = pipeline.encode_prompt(
-            settings.prompt, settings.negative_prompt, request.guided
-        )
-    arguments |= {
-        "prompt": None,
-        "negative_prompt": None,
-        "prompt_embeds": embeds,
-        "prompt_attention_mask": mask,
-    }
-    if request.guided:
-        arguments |= {
-            "negative_prompt_embeds": negative_embeds,
-            "negative_prompt_attention_mask": negative_mask,
-        }
-
-    stages.begin("denoise", total=settings.num_inference_steps)
-
-    def step_done(pipeline: Any, index: int, timestep: torch.Tensor, tensors: dict) -> dict:
-        stages.advance()
-        if index + 1 == pipeline.num_timesteps:
-            stages.begin("decode")
-        return {}
-
-    output = pipeline(
-        **arguments,
-        # Drawn on the CPU, so that the noise doesn't depend on the device.
-        generator=torch.Generator("cpu").manual_seed(settings.seed),
-        output_type="np",
-        callback_on_step_end=step_done,
-        callback_on_step_end_tensor_inputs=[],
-    )
-    return settings, (output.frames[0] * 255).round().astype(np.uint8)
-
-
-def _call_arguments(settings: Settings) -> dict[str, Any]:
-    """What a pipeline's call takes of the settings."""
-    names = (
-        "prompt",
-        "negative_prompt",
-        "width",
-        "height",
-        "num_frames",
-        "frame_rate",
-        "num_inference_steps",
-        "guidance_scale",
-        "decode_timestep",
-        "decode_noise_scale",
-    )
-    return {name: getattr(settings, name) for name in names}
-
-
-def _with_defaults(pipeline: Any, settings: Settings) -> Request:
-    """The pipeline's call with the defaults that its components state."""
-    from ..pipelines.request import Request, with_defaults
-
-    parameters = inspect.signature(type(pipeline).__call__).parameters
-    defaults = {name: parameter.default for name, parameter in parameters.items() if name != "self"}
-    request = Request.from_call(defaults | _call_arguments(settings))
-    return with_defaults(request, pipeline.transformer.config, pipeline.vae.config, pipeline.scheduler.config)
-
-
-def _gpu_peak(device: torch.device) -> int | None:
-    if device.type != "cuda":
-        return None
-    import torch
-
-    return torch.cuda.max_memory_allocated(device)
+    folder = output if output is not None else Path("out")
+    format = video_format(f"x{FORMATS.get(format or 'mp4', '')}", format)
+    if folder.exists() and not folder.is_dir():
+        raise InputError("the videos of a batch need a folder", got=folder, fix="give one as -o")
+    jobs = read_jobs(file, folder, FORMATS[format], shared)
+    folder.mkdir(parents=True, exist_ok=True)
+    tally = run_batch(jobs, maker)
+    typer.echo(f"{folder}: {tally}")
+    if tally.failed:
+        raise typer.Exit(1)

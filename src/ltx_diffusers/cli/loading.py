@@ -74,6 +74,30 @@ def find_vae(model: str) -> tuple[Path | str, str | None]:
     raise InputError(f"{model} has no VAE", expected=f"a vae/{COMPONENT_FILE}, or a VAE's own folder")
 
 
+def find_upsampler(model: str) -> tuple[Path | str, str | None]:
+    """Where a latent upsampler is: its file, folder or repository, and the folder in it.
+
+    Raises:
+        UnknownNameError: If there is no such model; the message lists near names.
+        InputError: If it has no upsampler, or the Hub can't be reached and it isn't in the cache.
+    """
+    file = Path(model).expanduser()
+    if file.is_file():
+        return file, None
+    found = find_model(model)
+    inside = "latent_upsampler"
+    if isinstance(found, str):
+        fetch(found, f"{inside}/{COMPONENT_FILE}")
+        return found, inside
+    if (found / inside / COMPONENT_FILE).is_file():
+        return found, inside
+    if (found / COMPONENT_FILE).is_file():
+        return found, None
+    raise InputError(
+        f"{model} has no latent upsampler", expected=f"a {inside}/{COMPONENT_FILE}, or its own folder"
+    )
+
+
 def fetch(repository: str, name: str) -> Path:
     """A small file of a repository on the Hub, from the local cache if the Hub can't be reached.
 
@@ -225,6 +249,36 @@ def load_vae(
 
     try:
         return AutoencoderKLLTX.from_pretrained(source, subfolder=subfolder, dtype=dtype).to(device).eval()
+    except Exception as error:
+        raise _unloadable(source, error) from error
+
+
+def load_upsampler(
+    source: Path | str,
+    subfolder: str | None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    quiet: bool = True,
+) -> Any:
+    """A latent upsampler, on its device.
+
+    Raises:
+        InputError: If it can't be loaded.
+    """
+    from .setup import set_up
+
+    set_up()
+    if quiet:
+        hush()
+    from ..models.upsamplers.latent_upsampler_ltx import LTXLatentUpsampler
+
+    try:
+        if isinstance(source, Path) and source.is_file():
+            upsampler = LTXLatentUpsampler.from_single_file(source, dtype=dtype)
+        else:
+            upsampler = LTXLatentUpsampler.from_pretrained(source, subfolder=subfolder, dtype=dtype)
+        return upsampler.to(device).eval()
     except Exception as error:
         raise _unloadable(source, error) from error
 

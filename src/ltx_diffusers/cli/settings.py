@@ -5,21 +5,16 @@ No torch is imported here, so that bad input is answered at once.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import difflib
 import math
-import os
-import platform
 import re
-import uuid
-from dataclasses import asdict, dataclass, fields
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..data.video import FORMATS, read_metadata
-from ..errors import InputError, MediaError
-from ..geometry import check_video_size
+from ..errors import InputError
+from ..geometry import check_video_size, nearest_valid_frames
+from .conditions import LAST, GivenFile, given_file, parse_lora, parse_span
 
 DTYPES = {
     "float32": "float32",
@@ -31,7 +26,12 @@ DTYPES = {
 }
 """Names of dtypes and what they are short for."""
 
-_VERSIONS_OF = ("ltx-diffusers", "torch", "diffusers", "transformers")
+FITS = ("crop", "pad", "stretch")
+"""Ways to bring a picture to the video's shape; see `pipelines.preparation.FITS`."""
+
+NO_PRESET = "none"
+"""The name that switches presets off."""
+
 _MAX_SEED = 2**63 - 1
 
 
@@ -46,13 +46,36 @@ class Settings:
         model: "embedded", a folder, a repository `owner/name`, or a checkpoint file.
         text_encoder: For a checkpoint file: folder or repository with its text encoder and tokenizer.
         version: For a checkpoint file: its release, where it can't tell.
-        image: File of the first frame.
-        image_sha256: Hash of that file when the video was made.
+        loras: LoRAs, LORA[:WEIGHT] each.
+        images: Pictures and where they are given.
+        videos: Clips and where they are given.
+        extend: A video that is gone on with.
+        extend_backward: A video that is led up to.
+        overlap: Frames of these two that the new video shares with them, 8k + 1; 9 if None.
+        join: Whether these two are written together with the new video.
+        source: A video of which a part is kept; `mask`, `retake` and `outpaint` say what is made anew.
+        mask: Picture or video of the source's size, white where it is made anew.
+        retake: Span of time that is made anew, BEGIN-END in seconds.
+        outpaint: Whether the source is fitted into the size whole, and what it leaves free is made anew.
+        references: Clips beside the video, for in-context LoRAs.
+        reference_scale: Pixels of the video for one of the references.
+        from_video: A video to start from.
+        denoise_strength: How much of it is made anew, 0 to 1.
+        fit: How pictures and clips are brought to the video's shape, one of `FITS`.
+        blur: Deviation in pixels of a blur of pictures and clips.
+        crf: Rate factor of H.264 that pictures and clips are sent through.
+        condition_noise: Noise on given tokens before each step; see `LTXConditionPipeline`.
+        strength_rule: What strengths below 1 mean.
         width, height: In pixels, multiples of 32.
         num_frames: 8k + 1.
         frame_rate: Frames per second.
+        preset: Name of a preset, "none", or None for that of the model.
         num_inference_steps: Denoising steps.
         guidance_scale: Classifier-free guidance; 1 turns it off.
+        sampler: Name of a sampler.
+        two_stage: Whether a smaller video is made first and then refined.
+        upsampler: Of the latents between the two: a folder, file or repository.
+        refine_strength: Share of the steps that the second pass runs.
         decode_timestep, decode_noise_scale: Noise level of a denoising decoder.
         dtype: Of the models, a key of `DTYPES`.
     """
@@ -63,39 +86,81 @@ class Settings:
     model: str = "embedded"
     text_encoder: str | None = None
     version: str | None = None
-    image: str | None = None
-    image_sha256: str | None = None
+    loras: tuple[str, ...] = ()
+    images: tuple[GivenFile, ...] = ()
+    videos: tuple[GivenFile, ...] = ()
+    extend: GivenFile | None = None
+    extend_backward: GivenFile | None = None
+    overlap: int | None = None
+    join: bool = False
+    source: GivenFile | None = None
+    mask: GivenFile | None = None
+    retake: str | None = None
+    outpaint: bool = False
+    references: tuple[GivenFile, ...] = ()
+    reference_scale: float | None = None
+    from_video: GivenFile | None = None
+    denoise_strength: float | None = None
+    fit: str | None = None
+    blur: float | None = None
+    crf: int | None = None
+    condition_noise: float | None = None
+    strength_rule: str | None = None
     width: int | None = None
     height: int | None = None
     num_frames: int | None = None
     frame_rate: float | None = None
+    preset: str | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    sampler: str | None = None
+    two_stage: bool = False
+    upsampler: str | None = None
+    refine_strength: float | None = None
     decode_timestep: float | None = None
     decode_noise_scale: float | None = None
     dtype: str | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Settings:
+        """Settings from the values of a record, a line of a list, or the command line.
+
+        Args:
+            values: By the names of the fields; files as `conditions.given_file` takes them, one or a list.
+
+        Raises:
+            InputError: If there is no such field, or a file can't be read from its value.
+        """
+        for name in values:
+            if name not in _NAMES:
+                near = difflib.get_close_matches(name, _NAMES, n=1)
+                raise InputError(
+                    f"unknown setting {name!r}", fix=f"did you mean {near[0]}?" if near else None
+                )
+        if "prompt" not in values:
+            raise InputError("a prompt is needed", fix='ltx-diffusers generate "a red circle moves left"')
+        return cls(**{name: _read(name, value) for name, value in values.items()})
+
+    def given_files(self) -> list[GivenFile]:
+        """Every file that the video is made from."""
+        single = (getattr(self, name) for name in FILES)
+        lists = (getattr(self, name) for name in FILE_LISTS)
+        return [file for file in single if file is not None] + [file for files in lists for file in files]
 
     def check(self) -> None:
         """Check the values without loading anything.
 
         Raises:
             InputError: If a value can't be used.
-            MediaError: If the first frame's file is missing or isn't the one that the video was made with.
+            MediaError: If a file isn't the one that the video was made with.
         """
-        texts = (
-            "prompt",
-            "negative_prompt",
-            "model",
-            "text_encoder",
-            "version",
-            "image",
-            "image_sha256",
-            "dtype",
-        )
-        for name in texts:
+        for name in _TEXTS:
             value = getattr(self, name)
             if not isinstance(value, str) and (value is not None or name in ("prompt", "model")):
                 raise InputError(f"{name} must be a text", got=repr(value))
+        for name in ("join", "outpaint", "two_stage"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} must be true or false", got=repr(getattr(self, name)))
         self._check_numbers()
         if (self.width is None) != (self.height is None):
             raise InputError("width and height must be given together", got=f"{self.width} and {self.height}")
@@ -103,23 +168,49 @@ class Settings:
         size = {name: 32 if side is None else side for name, side in sides.items()}
         check_video_size(frames=1 if self.num_frames is None else self.num_frames, **size)
         check_dtype(self.dtype)
-        made_with = None if self.image is None else self.image_sha256
-        if made_with is not None and file_hash(self.image) != made_with:
-            raise MediaError(f"{self.image} isn't the image that the video was made with", fix="give --image")
+        if self.fit is not None and self.fit not in FITS:
+            raise InputError("unknown --fit", got=repr(self.fit), expected=f"one of {', '.join(FITS)}")
+        self._check_combination()
+        for lora in self.loras:
+            parse_lora(lora)
+        for file in self.given_files():
+            file.check()
+
+    def _check_combination(self) -> None:
+        """Whether settings are there that others need, and none that nothing uses."""
+        if self.overlap is not None and nearest_valid_frames(self.overlap) != (self.overlap,):
+            near = " or ".join(map(str, nearest_valid_frames(self.overlap)))
+            raise InputError("the overlap must be 8k+1 frames", got=self.overlap, fix=f"use {near}")
+        if self.retake is not None:
+            parse_span(self.retake)
+        extends = self.extend is not None or self.extend_backward is not None
+        anew = self.mask is not None or self.retake is not None or self.outpaint
+        if self.source is not None and not anew:
+            raise InputError("with --source say what is made anew", expected="--mask, --retake or --outpaint")
+        for option, given, needed, there in (
+            ("--mask, --retake and --outpaint", anew, "--source", self.source is not None),
+            ("--overlap", self.overlap is not None, "--extend or --extend-backward", extends),
+            ("--join", self.join, "--extend or --extend-backward", extends),
+            ("--reference-scale", self.reference_scale is not None, "--reference", bool(self.references)),
+            (
+                "--denoise-strength",
+                self.denoise_strength is not None,
+                "--from-video",
+                self.from_video is not None,
+            ),
+            ("--two-stage", self.two_stage, "--upsampler", self.upsampler is not None),
+            ("--upsampler", self.upsampler is not None, "--two-stage", self.two_stage),
+            ("--refine-strength", self.refine_strength is not None, "--two-stage", self.two_stage),
+        ):
+            if given and not there:
+                raise InputError(f"{option} needs {needed}")
+        if self.outpaint and self.width is None:
+            raise InputError("--outpaint needs --size", fix="give the size that the source is fitted into")
+        if self.two_stage and self.from_video is not None:
+            raise InputError("--two-stage starts from noise", got="--from-video", fix="leave one of them out")
 
     def _check_numbers(self) -> None:
-        inf = math.inf
-        for name, kind, low, high, range_text in (
-            ("seed", int, 0, _MAX_SEED, f"a whole number from 0 to {_MAX_SEED}"),
-            ("width", int, 1, inf, "a whole number of pixels"),
-            ("height", int, 1, inf, "a whole number of pixels"),
-            ("num_frames", int, 1, inf, "a whole number of at least 1"),
-            ("num_inference_steps", int, 1, inf, "a whole number of at least 1"),
-            ("frame_rate", float, 0.1, 1000, "a number from 0.1 to 1000 frames per second"),
-            ("guidance_scale", float, 0, 1e6, "a number of at least 0; 1 is off"),
-            ("decode_timestep", float, 0, 1, "a number from 0 to 1"),
-            ("decode_noise_scale", float, 0, 1, "a number from 0 to 1"),
-        ):
+        for name, (kind, low, high, range_text) in _RANGES.items():
             value = getattr(self, name)
             kinds = (int, float) if kind is float else int
             if value is not None and (
@@ -130,12 +221,114 @@ class Settings:
                 )
 
 
+FILES = ("extend", "extend_backward", "source", "mask", "from_video")
+"""Settings that are one file."""
+
+FILE_LISTS = ("images", "videos", "references")
+"""Settings that are several files."""
+
+_NAMES = tuple(field.name for field in fields(Settings))
+_TEXTS = (
+    "prompt",
+    "negative_prompt",
+    "model",
+    "text_encoder",
+    "version",
+    "retake",
+    "fit",
+    "strength_rule",
+    "preset",
+    "sampler",
+    "upsampler",
+    "dtype",
+)
+_LEVEL = (float, 0, 1, "a number from 0 to 1")
+_COUNT = (int, 1, math.inf, "a whole number of at least 1")
+_SIDE = (int, 1, math.inf, "a whole number of pixels")
+_RANGES = {
+    "seed": (int, 0, _MAX_SEED, f"a whole number from 0 to {_MAX_SEED}"),
+    "overlap": _COUNT,
+    "reference_scale": (float, 0.01, 100, "a number from 0.01 to 100"),
+    "denoise_strength": (float, 1e-6, 1, "a number above 0, at most 1"),
+    "blur": (float, 0, 1000, "a number of pixels from 0 to 1000"),
+    "crf": (int, 0, 51, "a whole number from 0 (off) to 51"),
+    "condition_noise": (float, 0, 1e6, "a number of at least 0"),
+    "width": _SIDE,
+    "height": _SIDE,
+    "num_frames": _COUNT,
+    "frame_rate": (float, 0.1, 1000, "a number from 0.1 to 1000 frames per second"),
+    "num_inference_steps": _COUNT,
+    "guidance_scale": (float, 0, 1e6, "a number of at least 0; 1 is off"),
+    "refine_strength": (float, 1e-6, 1, "a number above 0, at most 1"),
+    "decode_timestep": _LEVEL,
+    "decode_noise_scale": _LEVEL,
+}
 _SPOKEN = {
     "frame_rate": "this frame rate (--fps)",
     "num_frames": "this number of frames (--frames)",
     "num_inference_steps": "this number of steps (--steps)",
     "guidance_scale": "this guidance (--guidance)",
+    "condition_noise": "this noise (--condition-noise)",
+    "denoise_strength": "this --denoise-strength",
+    "refine_strength": "this --refine-strength",
 }
+
+
+def _read(name: str, value: Any) -> Any:
+    """The value of a setting as `Settings` keeps it."""
+    modifiers = {"frame": name in ("images", "videos"), "strength": name in (*FILE_LISTS, "source")}
+    if name in FILES and value is not None:
+        return given_file(value, name, **modifiers)
+    if name not in FILE_LISTS and name != "loras":
+        return value
+    values = value if isinstance(value, (list, tuple)) else [value]
+    if name != "loras":
+        return tuple(given_file(entry, name, **modifiers) for entry in values)
+    if not all(isinstance(entry, str) for entry in values):
+        raise InputError("loras must be texts", got=repr(value), expected="LORA[:WEIGHT]")
+    return tuple(values)
+
+
+_OPTIONS = {
+    "negative": "negative_prompt",
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "frames": "num_frames",
+    "fps": "frame_rate",
+    "image": "images",
+    "video": "videos",
+    "reference": "references",
+    "lora": "loras",
+}
+"""Options that are called otherwise than their settings."""
+
+
+def option_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name from the options of the command line, or from those that a line of a list names.
+
+    Args:
+        given: By option, without the dashes before it; None, False and empty lists stand for options left out.
+
+    Raises:
+        InputError: If a size or a file can't be read.
+    """
+    values: dict[str, Any] = {}
+    last = None
+    for option, value in given.items():
+        name = option.replace("-", "_")
+        if value is None or value is False or value == []:
+            continue
+        if name == "size":
+            values["width"], values["height"] = parse_size(str(value))
+        elif name == "last":
+            last = replace(given_file(value, "last", frame=False), frame=LAST)
+        else:
+            values[_OPTIONS.get(name, name)] = value
+    if last is not None:
+        images = values.get("images", [])
+        images = images if isinstance(images, (list, tuple)) else [images]
+        values["images"] = [*images, last]
+    return values
 
 
 def check_dtype(name: str | None) -> None:
@@ -158,93 +351,3 @@ def parse_size(text: str) -> tuple[int, int]:
     if match is None:
         raise InputError("the size can't be read", got=repr(text), expected="WIDTHxHEIGHT, like 704x480")
     return int(match[1]), int(match[2])
-
-
-def file_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        MediaError: If it can't be read.
-    """
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except FileNotFoundError:
-        raise MediaError(f"no such image: {path}") from None
-    except OSError as error:
-        raise MediaError(f"{path} can't be read", got=error.strerror) from error
-
-
-def record_of(settings: Settings) -> dict[str, Any]:
-    """What is stored beside a video and in it: its settings, and the versions that made it."""
-    record = {name: value for name, value in asdict(settings).items() if value is not None}
-    versions = {name: metadata.version(name) for name in _VERSIONS_OF}
-    return record | {"versions": versions | {"python": platform.python_version()}}
-
-
-def record_path(output: str | os.PathLike) -> Path:
-    """Where the record of a video is written: the video's name with the ending .json."""
-    output = Path(output)
-    return (
-        output.with_suffix(".json") if output.suffix.lower() in FORMATS.values() else Path(f"{output}.json")
-    )
-
-
-def check_record_replaceable(path: Path) -> None:
-    """Refuse to replace a JSON file that isn't the record of a video.
-
-    Raises:
-        InputError: If such a file is there.
-    """
-    if not path.exists():
-        return
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = None
-    if not isinstance(known, dict) or not {"prompt", "versions"} <= set(known):
-        raise InputError(
-            "the settings would be written over a file that isn't a video's record",
-            got=path,
-            fix="choose another -o",
-        )
-
-
-def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write a record as JSON, whole or not at all.
-
-    Raises:
-        MediaError: If it can't be written.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise MediaError(f"{path} could not be written", got=error.strerror) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_settings(path: str | os.PathLike) -> dict[str, Any]:
-    """The settings stored in a record, or inside a video that `generate` made; those that a `Settings` takes.
-
-    Raises:
-        InputError: If there are none.
-        MediaError: If the file is missing or unreadable.
-    """
-    path = Path(path)
-    if path.suffix.lower() == ".json":
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise MediaError(f"no such file: {path}") from None
-        except (OSError, ValueError) as error:
-            raise MediaError(f"{path} can't be read as JSON", got=error) from error
-    else:
-        record = read_metadata(path)
-    if not isinstance(record, dict) or "prompt" not in record:
-        raise InputError(
-            f"{path} holds no settings", expected="a JSON file or a video that generate has written"
-        )
-    known = {field.name for field in fields(Settings)}
-    return {name: value for name, value in record.items() if name in known}

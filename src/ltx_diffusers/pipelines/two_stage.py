@@ -122,7 +122,7 @@ def _resized(entry: Any, size: tuple[int, int]) -> Any:
         )
     if getattr(entry, "place", None) is not None:
         raise InputError("a picture placed on the canvas can't be given to two passes of different sizes")
-    if isinstance(entry, VideoCondition) and entry.video is not None:
+    if isinstance(entry, VideoCondition) and entry.video is not None and entry.fit is None:
         return replace(entry, video=_resized_clip(entry.video, size))
     return entry
 
