@@ -307,13 +307,19 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
 
     def _frames(self, request: Request) -> Any:
         """The videos of a call that was checked: noise levels, texts, tokens, loop, decode."""
-        self._guidance_scale = request.guidance_scale
-        self._guidance_rescale = request.guidance_rescale
-        self._attention_kwargs = request.attention_kwargs
-        self._current_timestep = None
         device = self._execution_device
         size = request.latent_size(self.ratios)
+        self._set_levels(request, size, device)
+        self._begin(request)
+        texts = self._texts(request, device)
+        state = self._initial_state(request, size, device)
+        state = self._denoised(request, texts, state)
+        frames = self._output(request, state)
+        self.maybe_free_model_hooks()
+        return frames
 
+    def _set_levels(self, request: Request, size: VideoSize, device: torch.device) -> None:
+        """Set the scheduler's noise levels, for videos of `size` in latents."""
         set_schedule(
             self.scheduler,
             request,
@@ -322,14 +328,15 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
             device=device,
         )
         skip_steps(self.scheduler, *request.skipped_steps(len(self.scheduler.timesteps)))
+
+    def _begin(self, request: Request) -> None:
+        """What a run knows of its call while it goes on; its noise levels are set."""
+        self._guidance_scale = request.guidance_scale
+        self._guidance_rescale = request.guidance_rescale
+        self._attention_kwargs = request.attention_kwargs
+        self._current_timestep = None
         self._num_timesteps = len(self.scheduler.timesteps)
         self._given_guidance = None if request.guidance is None else request.guidance.for_run(self._levels())
-        texts = self._texts(request, device)
-        state = self._initial_state(request, size, device)
-        state = self._denoised(request, texts, state)
-        frames = self._output(request, state)
-        self.maybe_free_model_hooks()
-        return frames
 
     def _denoised(self, request: Request, texts: dict[str, TextFeatures], state: TokenState) -> TokenState:
         """The tokens taken from the first noise level to latents."""
