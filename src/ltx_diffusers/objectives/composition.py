@@ -50,7 +50,8 @@ class Composition(nn.Module):
     def __init__(self, terms: Mapping[str, Term], learned_scale: float | None = None) -> None:
         super().__init__()
         self.settings = dict(terms)
-        self.terms = nn.ModuleDict({name: _objective(name, term.objective) for name, term in terms.items()})
+        self.terms = {name: _objective(name, term.objective) for name, term in terms.items()}
+        self.parts = named_modules(self.terms)
         self.log_scale = None
         if learned_scale is not None:
             self.log_scale = nn.Parameter(torch.tensor(float(learned_scale)))
@@ -158,6 +159,11 @@ def _objective(name: str, objective: object) -> VAEObjective:
     if getattr(objective, "inputs", None) is not VAEPass:
         raise InputError(f"the objective {name!r} is not one of a VAE", fix="choose l1, l2 or kl")
     return objective if isinstance(objective, VAEObjective) else PlainObjective(objective)
+
+
+def named_modules(modules: Mapping[str, nn.Module]) -> nn.ModuleDict:
+    """Modules under names that users choose, which may be those of a module's own attributes, like "half"."""
+    return nn.ModuleDict({f"of {name}".replace(".", "_"): module for name, module in modules.items()})
 
 
 def _given(losses: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:

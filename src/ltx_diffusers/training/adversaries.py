@@ -7,7 +7,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..objectives.adversarial import Adversarial
-from ..objectives.composition import Composition
+from ..objectives.composition import Composition, named_modules
 from ..objectives.critic import Critic
 
 
@@ -41,7 +41,8 @@ class Adversaries(nn.Module):
                 "the discriminators can't begin after an adversarial objective",
                 got=f"discriminator.start_step={start_step}, an objective's start_step={earliest}",
             )
-        self.critics = nn.ModuleDict({name: Critic(composition.terms[name]) for name in starts})
+        self.critics = {name: Critic(composition.terms[name]) for name in starts}
+        self.parts = named_modules(self.critics)
 
     def forward(
         self,
