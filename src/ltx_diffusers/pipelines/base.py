@@ -414,7 +414,8 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
     def _initial_state(self, request: Request, size: VideoSize, device: torch.device) -> TokenState:
         """The tokens at the first noise level, with the call's conditions in them."""
         latents = None
-        if request.latents is not None:
+        # With a denoise strength below 1 they are what the video starts from, not its noise.
+        if request.latents is not None and request.denoise_strength == 1:
             latents = unpack_latents(request.latents.to(device, torch.float32), *size)
         # The conditions draw first (a first frame is drawn from the VAE's distribution), as in Diffusers.
         conditions = self._conditions(request, latents, device)
