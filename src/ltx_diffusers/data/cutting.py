@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import InputError, MediaError
 from .decoding import Window, decode_window, one_line
+from .media_entries import MediaEntry, number_in
 from .pictures import MIDDLE, crop_frames, fit_frames
 from .video import read_image
 
@@ -84,6 +85,16 @@ class Cut:
     def window(self, num_frames: int, place: float = 0.0) -> Window:
         """The frames of a clip at a place of the video, 0 its start, 1 its end."""
         return Window(num_frames, place, self.frame_rate, self.stride)
+
+    def takes(self, entry: MediaEntry, num_frames: int) -> bool:
+        """Whether clips of so many frames may come from an entry, by its kind and what a list says of its length."""
+        if entry.is_picture:
+            return num_frames == 1 and self.stills != "videos"
+        if num_frames == 1 and self.stills == "pictures":
+            return False
+        seconds = number_in(entry.facts, "duration", "seconds")
+        rate = number_in(entry.facts, "fps", "frame_rate")
+        return seconds is None or rate is None or self.window(num_frames).fits(seconds, rate)
 
     def picture(
         self, picture: np.ndarray, height: int, width: int, position: tuple[float, float] = MIDDLE

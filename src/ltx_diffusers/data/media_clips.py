@@ -15,7 +15,7 @@ from ..errors import InputError, MediaError
 from .clips import Clip, Problem
 from .cutting import Cut
 from .decoding import one_line
-from .media_entries import MediaEntry, number_in
+from .media_entries import MediaEntry
 from .moving_shapes import Split
 from .pictures import MIDDLE
 
@@ -119,29 +119,13 @@ class MediaClips:
         return f"{type(self).__name__}({len(self._of_split)} entries {self._fingerprint}, {settings})"
 
     def _choose_usable(self) -> None:
-        if self.num_frames == 1:
-            wanted = {"all": (True, False), "pictures": (True,), "videos": (False,)}[self.cut.stills]
-        else:
-            wanted = (False,)
-        self._entries = [
-            entry for entry in self._of_split if entry.is_picture in wanted and self._may_fit(entry)
-        ]
+        self._entries = [entry for entry in self._of_split if self.cut.takes(entry, self.num_frames)]
         if not self._entries:
             raise InputError(
                 f"the set has nothing for {self.split} clips of {self.num_frames} frames",
                 got=f"{len(self._of_split)} pictures and videos in that split",
                 fix="ask for fewer frames, add data, or change held_out_share",
             )
-
-    def _may_fit(self, entry: MediaEntry) -> bool:
-        """Whether what a list says of an entry leaves room for the clip; what it doesn't say is no hindrance."""
-        if entry.is_picture:
-            return True
-        seconds, rate = (
-            number_in(entry.facts, "duration", "seconds"),
-            number_in(entry.facts, "fps", "frame_rate"),
-        )
-        return seconds is None or rate is None or self.cut.window(self.num_frames).fits(seconds, rate)
 
     def _resolve(self, number: int) -> MediaEntry:
         if number not in self._resolved:
