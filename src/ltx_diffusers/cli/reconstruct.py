@@ -161,7 +161,7 @@ def reconstruct_file(
     found, subfolder = find_vae(model)
     stages = Stages() if stages is None else stages
     stages.begin("read")
-    original, fps, changes = _read(source, is_picture, size, num_frames)
+    original, fps, changes = read_fitting(source, is_picture, size, num_frames)
 
     stages.begin("load")
     where = pick_device(device)
@@ -218,10 +218,21 @@ def _check_output(source: Path, output: Path) -> bool:
     return is_picture
 
 
-def _read(
+def read_fitting(
     source: Path, is_picture: bool, size: tuple[int, int] | None, num_frames: int | None
 ) -> tuple[np.ndarray, float, list[str]]:
-    """Frames of a valid size, the frames per second, and what was changed to get there."""
+    """Frames of a size that a VAE takes, the frames per second, and what was changed to get there, in words.
+
+    Args:
+        source: The file.
+        is_picture: Whether it is a picture rather than a video.
+        size: Width and height to fit it to; None cuts it to the next lower multiples of 32.
+        num_frames: Use the first so many, 8k + 1; None uses as many as fit.
+
+    Raises:
+        InputError: If it is too small or too short.
+        MediaError: If it can't be read.
+    """
     from ..data.pictures import crop_frames, fit_frames
     from ..data.video import read_image, read_video
     from ..errors import InputError

@@ -24,8 +24,12 @@ _VERSIONS_OF = ("ltx-diffusers", "torch", "diffusers", "transformers")
 
 def record_of(settings: Settings) -> dict[str, Any]:
     """What is stored beside a video and in it: its settings, and the versions that made it."""
-    versions = {name: metadata.version(name) for name in _VERSIONS_OF}
-    return as_json(settings) | {"versions": versions | {"python": platform.python_version()}}
+    return as_json(settings) | {"versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what makes videos."""
+    return {name: metadata.version(name) for name in _VERSIONS_OF} | {"python": platform.python_version()}
 
 
 def as_json(settings: Settings) -> dict[str, Any]:
@@ -112,6 +116,11 @@ def read_settings(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(record, dict) or "prompt" not in record:
         raise InputError(
             f"{path} holds no settings", expected="a JSON file or a video that generate has written"
+        )
+    if "command" in record:
+        raise InputError(
+            f"{path} was made by ltx-diffusers {record['command']}",
+            expected="a video that generate has written",
         )
     return settings_of_record(record)
 
