@@ -262,7 +262,9 @@ def test_an_interrupted_video_goes_on_where_it_was(pipeline, calls, tmp_path):
 
 def test_a_folder_of_another_video_is_refused(pipeline, tmp_path):
     folder = tmp_path / "windows"
-    pipeline.stream(**CALL, generator=seeded(), resume_folder=folder)
+    pipeline.stream(**CALL | {"prompt": "nothing made yet"}, resume_folder=folder)
+    video = pipeline.stream(**CALL, generator=seeded(), resume_folder=folder)
+    next(video.latents())
     pipeline.stream(**CALL, generator=seeded(), resume_folder=folder)
     for changes in (
         {"prompt": "the blue square"},

@@ -84,7 +84,8 @@ def test_prompts_that_cannot_be(prompt: object) -> None:
 
 def test_sizes_of_windows() -> None:
     assert window_sizes(161, None, 401, 8) == (20, 3)
-    assert window_sizes(17, None, 401, 8) == (2, 1)
+    assert window_sizes(65, None, 401, 8) == (8, 2)
+    assert window_sizes(17, None, 401, 8) == (2, 0)
     assert window_sizes(9, None, 9, 8) == (1, 0)
     assert window_sizes(97, 1, 401, 8) == (12, 0)
 

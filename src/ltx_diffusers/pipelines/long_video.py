@@ -88,6 +88,9 @@ class LongVideo:
         files: Where finished windows are kept and found again; None: nowhere.
         decode_seed: Of the noise in decoding.
         decode_tile: Latent frames of a decoded tile, and how many of them neighbours share.
+
+    Attributes:
+        current: Number of the window that is being made.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class LongVideo:
         self.request = request
         self.continuity = continuity
         self.files = files
+        self.current = 0
         self._decode_seed = decode_seed
         self._decode_tile = decode_tile
         self._texts: dict[str, dict[str, Tensor | None]] = {}
@@ -177,6 +181,7 @@ class LongVideo:
     def _made(self, number: int, known: Tensor | None, offset: int, first: Tensor | None) -> Tensor | None:
         """A window's latents (1, C, f, H, W): those on the disk, or new ones; None if a callback has stopped it."""
         call, device = self.calls[number], self.pipeline._execution_device
+        self.current = number
         if self.files is not None and (saved := self.files.load(number)) is not None:
             return saved.to(device)
         generator = torch.Generator().manual_seed(call.seed)

@@ -105,7 +105,8 @@ class LTXLongVideoPipeline(LTXConditionPipeline):
                 follows two prompts; a prompt begins with the nearest latent frame.
             num_frames: Of the whole video, 8k + 1.
             window_frames: Denoised at once, 8k + 1. None: the model's default number of frames.
-            overlap_frames: Given to each window of those before it, at least, 8k + 1. None: 25, or half of a window.
+            overlap_frames: Given to each window of those before it, at least, 8k + 1. None: 25, or a
+                quarter of a window, in whole latent frames.
             overlap_strength: How strongly; see `Continuity`.
             drift_control: Share by which later windows' statistics are held to the first window's; see `Continuity`.
             anchor_strength: How strongly the first frame is given to all later windows; see `Continuity`.

@@ -25,7 +25,7 @@ class WindowFiles:
 
     Args:
         folder: Made if it isn't there.
-        plan: What the video is made from, as JSON; a folder with another plan is refused.
+        plan: What the video is made from, as JSON. A folder with windows of another plan is refused.
 
     Raises:
         InputError: If the folder holds something else than windows of this video.
@@ -38,13 +38,14 @@ class WindowFiles:
         record = self.folder / PLAN_FILE
         try:
             if record.is_file():
-                if record.read_text(encoding="utf-8") != text:
+                if record.read_text(encoding="utf-8") == text:
+                    return
+                if self._done():
                     raise InputError(
                         f"{self.folder} holds windows of another video",
                         fix="delete it, or go on with the same settings, seed and model",
                     )
-                return
-            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
                 raise InputError(
                     f"{self.folder} is needed for the video's windows", expected="nothing, or an empty folder"
                 )
@@ -92,10 +93,13 @@ class WindowFiles:
 
     def remove(self) -> None:
         """Delete the windows and, if nothing else is in it, the folder."""
-        for path in [*self.folder.glob("window_*.safetensors"), self.folder / PLAN_FILE]:
+        for path in [*self._done(), self.folder / PLAN_FILE]:
             path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+    def _done(self) -> list[Path]:
+        return list(self.folder.glob("window_*.safetensors"))
 
     def _path(self, number: int) -> Path:
         return self.folder / f"window_{number:05d}.safetensors"

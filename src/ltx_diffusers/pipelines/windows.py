@@ -139,7 +139,7 @@ def window_sizes(
 
     Args:
         window_frames: Frames of a window, 8k + 1.
-        overlap_frames: Frames that a window is given at least, 8k + 1; None: 25, or half of the window.
+        overlap_frames: Frames that a window is given at least, 8k + 1; None: 25, or a quarter of the window.
         num_frames: Frames of the whole video, 8k + 1.
         ratio: Frames for a latent.
 
@@ -157,7 +157,7 @@ def window_sizes(
     if size < 1:
         raise InputError("a window must be longer than one frame", got=window_frames)
     if overlap_frames is None:
-        return size, min(DEFAULT_OVERLAP, size // 2)
+        return size, min(DEFAULT_OVERLAP, size // 4)
     overlap = (overlap_frames - 1) // ratio
     if overlap >= size:
         raise InputError(
