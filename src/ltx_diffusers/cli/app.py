@@ -24,6 +24,7 @@ from ..errors import LTXError
 
 _COMMANDS = (
     "generate",
+    "long",
     "reconstruct",
     "info",
     "convert",
