@@ -213,7 +213,13 @@ def vae_to_official(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: If the official class can't express it.
     """
-    fixed = {"patch_size_t": 1, "resnet_norm_eps": 1e-6, "scaling_factor": 1.0, "encoder_causal": True}
+    fixed = {
+        "patch_size_t": 1,
+        "resnet_norm_eps": 1e-6,
+        "scaling_factor": 1.0,
+        "encoder_causal": True,
+        "shared_log_variance": True,
+    }
     for name, value in fixed.items():
         if config.get(name, value) != value:
             raise CheckpointError(

@@ -251,3 +251,13 @@ def test_stages_may_be_mixed():
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not unused
     assert model(video, 0.1).sample.shape == video.shape
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_channels_share_a_log_variance_or_have_their_own(shared):
+    torch.manual_seed(0)
+    vae = AutoencoderKLLTX(**tiny_config("0.9.5"), shared_log_variance=shared).eval()
+    posterior = vae.encode(torch.randn(1, 3, 9, 32, 32)).latent_dist
+    assert posterior.mean.shape == posterior.logvar.shape == (1, vae.config.latent_channels, 2, 1, 1)
+    alike = torch.equal(posterior.logvar, posterior.logvar[:, :1].expand_as(posterior.logvar))
+    assert alike == shared

@@ -62,6 +62,8 @@ class AutoencoderKLLTX(
         temporal_compression_ratio: Frames per latent; None computes it from the stages.
         default_decode_timestep: Noise level at which pipelines decode unless told otherwise, in [0, 1].
         default_decode_noise_scale: Share of noise that pipelines mix into normalised latents before decoding.
+        shared_log_variance: Whether the posterior has one log-variance for all channels, as in all released
+            models, or one for each: the ordinary posterior, for comparison, which only this class loads.
 
     The buffers `latents_mean` and `latents_std` (latent_channels,) normalise latents.
 
@@ -101,6 +103,7 @@ class AutoencoderKLLTX(
         temporal_compression_ratio: int | None = None,
         default_decode_timestep: float | None = None,
         default_decode_noise_scale: float | None = None,
+        shared_log_variance: bool = True,
     ) -> None:
         super().__init__()
         if patch_size_t != 1:
@@ -129,6 +132,7 @@ class AutoencoderKLLTX(
             patch_size,
             resnet_norm_eps,
             encoder_causal,
+            shared_log_variance,
         )
         self.decoder = Decoder3d(
             latent_channels,

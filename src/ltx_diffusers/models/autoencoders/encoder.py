@@ -69,6 +69,7 @@ class Encoder3d(nn.Module):
         patch_size: Side of the square patches at the input, in pixels.
         eps: Epsilon of the LayerNorms on skip connections.
         causal: Passed to the convolutions.
+        shared_log_variance: Whether all channels of the latents share one log-variance.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Encoder3d(nn.Module):
         patch_size: int,
         eps: float = 1e-6,
         causal: bool = True,
+        shared_log_variance: bool = True,
     ) -> None:
         super().__init__()
         self.latent_channels = latent_channels
@@ -91,19 +93,20 @@ class Encoder3d(nn.Module):
         )
         channels = stages[-1][1]
         self.mid_block = MidBlock3d(channels, layers_per_block[-1], eps, causal)
-        self.conv_out = CausalConv3d(channels, latent_channels + 1, causal=causal)
+        log_variances = 1 if shared_log_variance else latent_channels
+        self.conv_out = CausalConv3d(channels, latent_channels + log_variances, causal=causal)
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         """Encode `video` (B, C, F, H, W).
 
         Returns:
-            (B, 2 * latent_channels, F', H', W'): the means, then the log-variance, one for all channels (so
-            that the KL term can't switch off single channels), repeated.
+            (B, 2 * latent_channels, F', H', W'): the means, then the log-variances; one for all channels (so
+            that the KL term can't switch off single channels) is repeated.
         """
         hidden = self.conv_in(patchify(video, self.patch_size))
         for block in self.down_blocks:
             hidden = block(hidden)
         hidden = self.mid_block(hidden)
         hidden = self.conv_out(F.silu(pixel_norm(hidden)))
-        mean, log_variance = hidden.split([self.latent_channels, 1], dim=1)
+        mean, log_variance = hidden.tensor_split([self.latent_channels], dim=1)
         return torch.cat([mean, log_variance.expand_as(mean)], dim=1)
