@@ -21,7 +21,7 @@ from ltx_diffusers.denoising.guidance import ClassifierFreeGuidance
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.pipelines.pipeline_ltx_latent_upsample import upsample_latents
 from ltx_diffusers.pipelines.presets import PassPreset, Preset
-from ltx_diffusers.pipelines.two_stage import generate_in_two_stages
+from ltx_diffusers.pipelines.two_stage import _resized, generate_in_two_stages
 
 UPSAMPLER = {"in_channels": 8, "mid_channels": 32, "num_blocks_per_stage": 1}
 CALL = {
@@ -198,3 +198,11 @@ def test_a_preset_sets_both_passes(pipeline, upsampler, monkeypatch) -> None:
 def test_what_cannot_be(pipeline, upsampler, changes, message) -> None:
     with pytest.raises(InputError, match=message):
         generate_in_two_stages(pipeline, upsampler, **{"height": 96, "width": 192} | changes, **CALL)
+
+
+def test_each_pass_fits_a_clip_itself() -> None:
+    """A clip with a `fit` keeps its own shape until it is fitted; one without is brought to the pass's size."""
+    clip = np.zeros((9, 70, 50, 3), np.uint8)
+    fitted = VideoCondition(video=clip, fit="crop")
+    assert _resized(fitted, (32, 64)) is fitted
+    assert _resized(VideoCondition(video=clip), (32, 64)).video[0].shape == (3, 32, 64)

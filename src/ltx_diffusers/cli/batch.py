@@ -35,12 +35,14 @@ class Job:
         line: Number of its line in the file, from 1.
         settings: What to make; None if the line can't be used.
         output: Where to; None if the line can't be used.
+        request: Hash of what is asked for, see `fingerprint`.
         error: Why the line can't be used.
     """
 
     line: int
     settings: Settings | None = None
     output: Path | None = None
+    request: str | None = None
     error: LTXError | None = None
 
 
@@ -101,7 +103,8 @@ def run_batch(
     """Make the videos of a batch, one after the other.
 
     A video is there already if its record says that it answers the same request: settings, files and their
-    contents. Whatever goes wrong with one is told on stderr, and the next is made.
+    contents. Whatever goes wrong with one is told on stderr, and the next is made; lines that can't be used are
+    told first, before any work.
 
     Args:
         jobs: What `read_jobs` read.
@@ -110,7 +113,7 @@ def run_batch(
         say: Gets a line for each video that is done.
     """
     tally = Tally()
-    for number, job in enumerate(jobs, start=1):
+    for number, job in enumerate(sorted(jobs, key=lambda job: job.error is None), start=1):
         head = f"[{number}/{len(jobs)}]"
         try:
             if job.error is not None:
@@ -134,15 +137,20 @@ def run_batch(
 
 def _make(job: Job, maker: Maker, format: str | None) -> Made | None:
     """The video of a job; None if it is there already."""
-    request = fingerprint(job.settings)
-    if _answers(job.output, request):
+    if _answers(job.output, job.request):
         return None
     with Stages() as stages:
-        return maker.make(job.settings, job.output, format=format, stages=stages, remarks={REQUEST: request})
+        return maker.make(
+            job.settings, job.output, format=format, stages=stages, remarks={REQUEST: job.request}
+        )
 
 
 def fingerprint(settings: Settings) -> str:
-    """A hash of what is asked for: the settings as given, and the contents of the files that they name."""
+    """A hash of what is asked for: the settings as given, and the contents of the files that they name.
+
+    Raises:
+        MediaError: If a file is missing or can't be read.
+    """
     hashes = [file.hashed().sha256 for file in settings.given_files()]
     text = json.dumps([as_json(settings), hashes], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -170,7 +178,8 @@ def _job(
         output = given.pop("output", None)
         settings = Settings.of({**shared, **given})
         settings.check()
-        return Job(number, settings, _output(number, output, settings.prompt, folder, ending))
+        where = _output(number, output, settings.prompt, folder, ending)
+        return Job(number, settings, where, fingerprint(settings))
     except LTXError as error:
         return Job(number, error=error)
 
