@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AutoencoderKLLTX": "ltx_diffusers.models.autoencoders.autoencoder_kl_ltx",
+    "LTXConditionBlocks": "ltx_diffusers.pipelines.modular.assembled",
+    "LTXConditionModularPipeline": "ltx_diffusers.pipelines.modular.pipeline",
     "LTXConditionPipeline": "ltx_diffusers.pipelines.pipeline_ltx_condition",
     "LTXEditPipeline": "ltx_diffusers.pipelines.pipeline_ltx_edit",
     "LTXFlowMatchScheduler": "ltx_diffusers.schedulers.flow_match",
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from .pipelines.media import ReferenceVideo as ReferenceVideo
     from .pipelines.media import RegionOfVideo as RegionOfVideo
     from .pipelines.media import VideoCondition as VideoCondition
+    from .pipelines.modular.assembled import LTXConditionBlocks as LTXConditionBlocks
+    from .pipelines.modular.pipeline import LTXConditionModularPipeline as LTXConditionModularPipeline
     from .pipelines.pipeline_ltx import LTXPipeline as LTXPipeline
     from .pipelines.pipeline_ltx_condition import LTXConditionPipeline as LTXConditionPipeline
     from .pipelines.pipeline_ltx_edit import LTXEditPipeline as LTXEditPipeline

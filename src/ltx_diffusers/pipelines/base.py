@@ -260,6 +260,7 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
         """
         device = device or self._execution_device
         dtype = dtype or self.transformer.dtype
+        channels = None if self.transformer is None else self.transformer.config.get("caption_channels")
         given = prompt_embeds if prompt_embeds is not None else negative_prompt_embeds
         length = max_sequence_length if given is None else given.shape[1]
 
@@ -267,7 +268,7 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
             kind: str, text: str | list[str] | None, embeds: Tensor | None, mask: Tensor | None, count: int
         ) -> TextFeatures:
             if embeds is not None:
-                check_embeds(kind, embeds, mask, self.transformer.config.get("caption_channels"))
+                check_embeds(kind, embeds, mask, channels)
                 encoded = TextFeatures(embeds.to(device, dtype), mask.to(device))
             elif text is None:
                 raise InputError("a prompt is needed", got="neither", expected="prompt or prompt_embeds")
@@ -336,7 +337,10 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
         self._attention_kwargs = request.attention_kwargs
         self._current_timestep = None
         self._num_timesteps = len(self.scheduler.timesteps)
-        self._given_guidance = None if request.guidance is None else request.guidance.for_run(self._levels())
+        self._given_guidance = None
+        if request.guidance is not None:
+            size = request.latent_size(self.ratios)
+            self._given_guidance = request.guidance.for_run(self._levels(), size)
 
     def _denoised(self, request: Request, texts: dict[str, TextFeatures], state: TokenState) -> TokenState:
         """The tokens taken from the first noise level to latents."""

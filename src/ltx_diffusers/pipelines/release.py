@@ -150,20 +150,39 @@ def state_settings(
         causal_temporal_positioning: The caller's choice.
         schedule: The caller's choice, a name in `functional.sigmas.schedules`.
     """
-    if causal_temporal_positioning is None and "transformer" not in passed:
-        saved = read_config(folder / "transformer", "config.json")
-        causal_temporal_positioning = is_causal(saved, pipeline.vae.config)
+    files = {"transformer": "config.json", "scheduler": "scheduler_config.json"}
+    given = {"transformer": causal_temporal_positioning, "scheduler": schedule}
+    inferred_settings(
+        pipeline,
+        {
+            name: read_config(folder / name, file)
+            for name, file in files.items()
+            if given[name] is None and name not in passed
+        },
+    )
     if causal_temporal_positioning is not None:
         pipeline.transformer.register_to_config(causal_temporal_positioning=causal_temporal_positioning)
-
-    if schedule is None and "scheduler" not in passed:
-        saved = read_config(folder / "scheduler", "scheduler_config.json")
-        own = saved.get("_class_name") not in OWN_CLASSES or "schedule" in saved
-        if not own and is_untuned_uniform(saved, pipeline.vae.config):
-            warn_linear_quadratic()
-            schedule = "linear-quadratic"
     if schedule is not None:
         pipeline.scheduler = with_schedule(pipeline.scheduler.config, schedule)
+
+
+def inferred_settings(pipeline: Any, saved: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write what had to be inferred from the kind of VAE into the configs of loaded components.
+
+    Args:
+        pipeline: Its components are of our classes.
+        saved: Configs as they were saved, of "transformer" and "scheduler" where something may be inferred.
+    """
+    vae = pipeline.vae.config
+    if "transformer" in saved:
+        causal = is_causal(saved["transformer"], vae)
+        pipeline.transformer.register_to_config(causal_temporal_positioning=causal)
+    scheduler = saved.get("scheduler")
+    if scheduler is not None:
+        own = scheduler.get("_class_name") not in OWN_CLASSES or "schedule" in scheduler
+        if not own and is_untuned_uniform(scheduler, vae):
+            warn_linear_quadratic()
+            pipeline.scheduler = with_schedule(pipeline.scheduler.config, "linear-quadratic")
 
 
 def with_schedule(config: Mapping[str, Any], schedule: str) -> LTXFlowMatchScheduler:

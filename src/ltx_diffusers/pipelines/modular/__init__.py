@@ -1,0 +1,1 @@
+"""The steps of `LTXConditionPipeline` as blocks of Diffusers' modular pipelines."""
