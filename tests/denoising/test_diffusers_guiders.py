@@ -37,6 +37,7 @@ from ltx_diffusers.denoising.state import at_noise_level, from_noise
 from ltx_diffusers.denoising.velocity import GuidedVelocity, TextFeatures
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.functional.coordinates import Placement
+from ltx_diffusers.geometry import VideoSize
 from ltx_diffusers.models.transformers.perturbation import Perturbation
 
 LEVELS = [1.0, 0.9, 0.7, 0.4, 0.1]
@@ -231,6 +232,47 @@ def test_perturbed_attention_is_spatio_temporal_guidance() -> None:
     ours = SpatioTemporalGuidance(4.0, stg_scale=2.0, stg_blocks=(1,))
     assert pag.passes == ours.passes
     torch.testing.assert_close(pag.combine(predictions), ours.combine(predictions))
+
+
+# Frequencies
+
+
+def decoupled(scales: list[float], **settings) -> BaseGuidance:
+    pytest.importorskip("kornia", reason="Diffusers' frequency-decoupled guidance needs kornia")
+    from diffusers.guiders import FrequencyDecoupledGuidance
+
+    return FrequencyDecoupledGuidance(scales, **settings)
+
+
+@pytest.mark.parametrize("size", [VideoSize(3, 4, 8), VideoSize(2, 5, 6), VideoSize(1, 7, 3)])
+def test_equal_scales_of_all_frequencies_are_classifier_free_guidance(size: VideoSize) -> None:
+    run = DiffusersGuidance(decoupled([4.0, 4.0], guidance_rescale=0.0)).for_run(LEVELS, size)
+    count = size.frames * size.height * size.width
+    negative, positive = torch.randn(2, 2, count + 5, 4)
+    expected = ClassifierFreeGuidance(4.0).combine([negative, positive])
+    expected[:, count:] = positive[:, count:]
+    torch.testing.assert_close(run.at(0.9).combine([negative, positive]), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_even_over_a_frame_gets_the_scale_of_the_lowest_frequency() -> None:
+    size = VideoSize(2, 4, 4)
+    run = DiffusersGuidance(decoupled([9.0, 2.0])).for_run(LEVELS, size)
+    negative, positive = (torch.randn(2, 2, 1, 4).expand(-1, -1, 16, -1).flatten(1, 2) for _ in range(2))
+    expected = ClassifierFreeGuidance(2.0).combine([negative, positive])
+    torch.testing.assert_close(run.at(0.9).combine([negative, positive]), expected, atol=1e-4, rtol=1e-4)
+    uneven = torch.randn(2, 32, 4)
+    guided = run.at(0.9).combine([negative, uneven])
+    assert not torch.allclose(guided, ClassifierFreeGuidance(2.0).combine([negative, uneven]), atol=0.1)
+    alone = run.at(0.9).combine([negative[:1], uneven[:1]])
+    torch.testing.assert_close(alone, guided[:1])
+
+
+def test_frequencies_that_cannot_be() -> None:
+    with pytest.raises(InputError, match="at least 3 latents"):
+        DiffusersGuidance(decoupled([9.0, 2.0])).for_run(LEVELS, VideoSize(2, 2, 4))
+    for guider in (decoupled([9.0, 1.0]), decoupled([9.0, 2.0], start=[0.0, 0.5])):
+        with pytest.raises(InputError, match="some of its levels"):
+            DiffusersGuidance(guider)
 
 
 # Refused

@@ -311,7 +311,7 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
         device = self._execution_device
         size = request.latent_size(self.ratios)
         self._set_levels(request, size, device)
-        self._begin(request)
+        self._begin(request, size)
         texts = self._texts(request, device)
         state = self._initial_state(request, size, device)
         state = self._denoised(request, texts, state)
@@ -330,8 +330,8 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
         )
         skip_steps(self.scheduler, *request.skipped_steps(len(self.scheduler.timesteps)))
 
-    def _begin(self, request: Request) -> None:
-        """What a run knows of its call while it goes on; its noise levels are set."""
+    def _begin(self, request: Request, size: VideoSize) -> None:
+        """What a run knows of its call while it goes on; its noise levels are set. `size` is in latents."""
         self._guidance_scale = request.guidance_scale
         self._guidance_rescale = request.guidance_rescale
         self._attention_kwargs = request.attention_kwargs
@@ -339,7 +339,6 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
         self._num_timesteps = len(self.scheduler.timesteps)
         self._given_guidance = None
         if request.guidance is not None:
-            size = request.latent_size(self.ratios)
             self._given_guidance = request.guidance.for_run(self._levels(), size)
 
     def _denoised(self, request: Request, texts: dict[str, TextFeatures], state: TokenState) -> TokenState:

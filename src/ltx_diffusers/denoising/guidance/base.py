@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import RegistrationError
+from ...geometry import VideoSize
 from ...models.transformers.perturbation import Perturbation
 from ...registry import Registry
 
@@ -73,11 +74,12 @@ class Guidance(Protocol):
         """Every pass that it needs at any noise level."""
         ...
 
-    def for_run(self, levels: Sequence[float]) -> Guidance:
+    def for_run(self, levels: Sequence[float], size: VideoSize | None = None) -> Guidance:
         """The guidance for one run; itself if it keeps nothing from step to step and counts no steps.
 
         Args:
             levels: Noise level of each step, falling.
+            size: Latent frames, rows and columns of the video, whose tokens come first.
         """
         ...
 
@@ -93,7 +95,7 @@ class ConstantGuidance:
         """Its passes."""
         return frozenset(self.passes)
 
-    def for_run(self, levels: Sequence[float]) -> Guidance:
+    def for_run(self, levels: Sequence[float], size: VideoSize | None = None) -> Guidance:
         """Itself."""
         return self
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ...errors import InputError
+from ...geometry import VideoSize
 from .base import Guidance, Pass
 
 
@@ -53,6 +54,6 @@ class GuidanceByLevel:
         """The passes of all its guidances."""
         return frozenset().union(*(guidance.all_passes() for guidance in self.guidances))
 
-    def for_run(self, levels: Sequence[float]) -> GuidanceByLevel:
+    def for_run(self, levels: Sequence[float], size: VideoSize | None = None) -> GuidanceByLevel:
         """The list with each guidance made ready for a run of these noise levels."""
-        return replace(self, guidances=[guidance.for_run(levels) for guidance in self.guidances])
+        return replace(self, guidances=[guidance.for_run(levels, size) for guidance in self.guidances])

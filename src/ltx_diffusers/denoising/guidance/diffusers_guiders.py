@@ -27,8 +27,11 @@ from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.hooks import LayerSkipConfig
 from diffusers.utils.torch_utils import is_compiled_module
 from torch import Tensor
+from torch.nn import functional
 
 from ...errors import InputError
+from ...functional.latents import pack_latents, unpack_latents
+from ...geometry import VideoSize
 from ...models.transformers.perturbation import Perturbation
 from .base import ConstantGuidance, Guidance, Pass
 from .by_level import GuidanceByLevel
@@ -50,11 +53,6 @@ REFUSED = (
         "it would do nothing (it never counts its passes, so that its hooks aren't set), and blurs all tokens as "
         "one square picture",
         "use PerturbedAttentionGuidance, or SpatioTemporalGuidance of ltx_diffusers.denoising.guidance",
-    ),
-    (
-        FrequencyDecoupledGuidance,
-        "it splits pictures into frequencies, and the tokens of a video aren't one",
-        "use another guider",
     ),
     (
         LTX2Guidance,
@@ -94,7 +92,8 @@ class DiffusersGuidance:
 
     Pipelines wrap guiders by themselves: `pipe(..., guidance=AdaptiveProjectedGuidance(...))`. Each run works on a
     copy of the guider, so that nothing (momentum, the current step) goes from one call to the next. Its `start`,
-    `stop` and other windows count the steps of the run. Statistics are taken per video over all tokens.
+    `stop` and other windows count the steps of the run. Statistics are taken per video over all tokens. Frequencies
+    are those of its latent frames; tokens beside the video then keep the prompt's own prediction.
 
     Args:
         guider: Any guider of `diffusers.guiders` or derived from its base; it is left as it is.
@@ -127,13 +126,19 @@ class DiffusersGuidance:
         """The passes that it may need, whatever its windows."""
         return self._all
 
-    def for_run(self, levels: Sequence[float]) -> GuiderRun:
+    def for_run(self, levels: Sequence[float], size: VideoSize | None = None) -> GuiderRun:
         """A copy of the guider, bound to the steps of a run.
 
         Args:
             levels: Noise level of each step, falling.
+            size: Latent frames, rows and columns of the video; only frequencies need it.
+
+        Raises:
+            InputError: If the video is too small for the guider's frequencies, or its size isn't given.
         """
-        return GuiderRun(self, _own_copy(self._guider), self._perturbs, levels)
+        if isinstance(self._guider, FrequencyDecoupledGuidance):
+            _check_frequencies(self._guider.levels, size)
+        return GuiderRun(self, _own_copy(self._guider), self._perturbs, levels, size)
 
 
 class GuiderRun:
@@ -144,12 +149,19 @@ class GuiderRun:
         guider: Its own copy of the guider.
         perturbs: See `DiffusersGuidance`.
         levels: Noise level of each step, falling.
+        size: Latent frames, rows and columns of the video.
     """
 
     def __init__(
-        self, origin: DiffusersGuidance, guider: BaseGuidance, perturbs: bool, levels: Sequence[float]
+        self,
+        origin: DiffusersGuidance,
+        guider: BaseGuidance,
+        perturbs: bool,
+        levels: Sequence[float],
+        size: VideoSize | None = None,
     ) -> None:
         self._origin = origin
+        self._size = size
         self._guider = guider
         self._perturbs = perturbs
         self._levels = list(levels)
@@ -162,16 +174,16 @@ class GuiderRun:
         if index != self._index:
             timestep = torch.tensor(self._levels[index] * TIMESTEP_SCALE)
             self._guider.set_state(index, len(self._levels), timestep)
-            self._index, self._step = index, _Step(self._guider, self._perturbs)
+            self._index, self._step = index, _Step(self._guider, self._perturbs, self._size)
         return self._step
 
     def all_passes(self) -> frozenset[Pass]:
         """The passes that it may need, whatever its windows."""
         return self._origin.all_passes()
 
-    def for_run(self, levels: Sequence[float]) -> GuiderRun:
+    def for_run(self, levels: Sequence[float], size: VideoSize | None = None) -> GuiderRun:
         """Another run of the same guider, from its beginning."""
-        return self._origin.for_run(levels)
+        return self._origin.for_run(levels, size)
 
 
 class GuiderHooks:
@@ -221,8 +233,9 @@ class GuiderHooks:
 class _Step(ConstantGuidance):
     """A guider in the state of one step: its passes, and how it combines them."""
 
-    def __init__(self, guider: BaseGuidance, perturbs: bool) -> None:
+    def __init__(self, guider: BaseGuidance, perturbs: bool, size: VideoSize | None = None) -> None:
         self._guider = guider
+        self._size = size
         self._predictions = _wanted(guider)
         named = [_pass(guider, prediction, perturbs) for prediction in self._predictions]
         # The usual order, negative first, which callbacks rely on.
@@ -231,6 +244,16 @@ class _Step(ConstantGuidance):
 
     def combine(self, predictions: Sequence[Tensor]) -> Tensor:
         """The guided velocity (B, L, C)."""
+        if not isinstance(self._guider, FrequencyDecoupledGuidance):
+            return self._combined(predictions)
+        positive = next(
+            one for run, one in zip(self.passes, predictions, strict=True) if run.text == "positive"
+        )
+        pictures = [_as_pictures(one, self._size, self._guider.levels) for one in predictions]
+        guided = _as_tokens(self._combined(pictures), self._size)
+        return torch.cat([guided, positive[:, guided.shape[1] :]], dim=1)
+
+    def _combined(self, predictions: Sequence[Tensor]) -> Tensor:
         for index, prediction in zip(self._order, predictions, strict=True):
             self._predictions[index].noise_pred = prediction
         return self._guider(self._predictions)[0]
@@ -290,8 +313,36 @@ def _mode(config: LayerSkipConfig) -> str | None:
     return {(True, False, True): "transformer-block", (False, True, False): "attention-values"}.get(skipped)
 
 
+def _as_pictures(tokens: Tensor, size: VideoSize, levels: int) -> Tensor:
+    """The video's tokens as pictures (B, C * F, H, W), all frames of a video in one, so that statistics are its own.
+
+    Their sides are filled up to what halves evenly from level to level.
+    """
+    frames, rows, columns = size
+    pictures = unpack_latents(tokens[:, : frames * rows * columns], *size).flatten(1, 2)
+    unit = 2 ** (levels - 1)
+    return functional.pad(pictures, (0, -columns % unit, 0, -rows % unit), mode="replicate")
+
+
+def _as_tokens(pictures: Tensor, size: VideoSize) -> Tensor:
+    """Tokens (B, F * H * W, C) of such pictures, without what was filled up."""
+    return pack_latents(pictures[:, :, : size.height, : size.width].unflatten(1, (-1, size.frames)))
+
+
+def _check_frequencies(levels: int, size: VideoSize | None) -> None:
+    """Whether the video's frames can be halved so often: the blur reaches over two latents."""
+    smallest = 2 ** (levels - 2) * 2 + 1 if levels > 1 else 1
+    if size is None or min(size.height, size.width) < smallest:
+        raise InputError(
+            f"{levels} levels of frequencies need a video of a certain size",
+            got="none" if size is None else f"{size.width}x{size.height} latents",
+            expected=f"at least {smallest} latents a side",
+            fix="make a larger video, or give fewer guidance_scales",
+        )
+
+
 def _check_settings(guider: BaseGuidance) -> None:
-    """Refuse what draws without a seed, or mixes the videos of a batch."""
+    """Refuse what draws without a seed, mixes the videos of a batch, or fails in Diffusers."""
     for kind, configs, _ in SKIPPING:
         if isinstance(guider, kind):
             for config in getattr(guider, configs):
@@ -310,3 +361,13 @@ def _check_settings(guider: BaseGuidance) -> None:
             got=f"adaptive_projected_guidance_norm_dim={norm_dim}",
             expected="1, 2 or both; None for both",
         )
+    if isinstance(guider, FrequencyDecoupledGuidance):
+        neutral = 0.0 if guider.use_original_formulation else 1.0
+        off = [math.isclose(scale, neutral) for scale in guider.guidance_scales]
+        windows = set(zip(guider.guidance_start, guider.guidance_stop, strict=True))
+        if len(windows) > 1 or (any(off) and not all(off)):
+            raise InputError(
+                "FrequencyDecoupledGuidance fails where it is off for some of its levels only",
+                got=f"scales {guider.guidance_scales}, start {guider.guidance_start}, stop {guider.guidance_stop}",
+                fix=f"give one start and stop, and a scale near {neutral} in place of it",
+            )
