@@ -108,7 +108,7 @@ class LTXConditionDenoiseStep(LoopSequentialPipelineBlocks):
                 expected=request.num_videos,
                 fix="make the tokens with the same batch_size and num_videos_per_prompt",
             )
-        steps._begin(request)
+        steps._begin(request, block.token_state.size)
         block.token_state = steps._denoised(request, texts, block.token_state)
         block.latents = target_latents(block.token_state)
         self.set_block_state(state, block)
