@@ -23,6 +23,7 @@ from ltx_diffusers.data.moving_shapes import (
     split_of,
     vocabulary,
 )
+from ltx_diffusers.data.shape_clips import ShapeClips
 from ltx_diffusers.errors import InputError
 
 SPLITS = ("train", "held-out")
@@ -177,3 +178,20 @@ def test_captions_say_what_the_clip_shows():
 def test_the_plain_caption_is_fixed():
     spec = ClipSpec("cross", "orange", "small", "gray", "still", radius=0.2, start=(0.5, 0.5), travel=0.0)
     assert caption(spec) == "a small orange cross standing still on a gray background"
+
+
+def test_weighted_shapes_come_more_often():
+    rng = np.random.default_rng(0)
+    weights = {"cross": 3.0, "circle": 0.5}
+    shapes = [sample_spec(rng, "train", weights).shape for _ in range(4000)]
+    assert shapes.count("cross") / 4000 == pytest.approx(3 / 5.5, abs=0.03)
+    assert shapes.count("circle") / 4000 == pytest.approx(0.5 / 5.5, abs=0.02)
+    clips = ShapeClips(shape_weights={"cross": 1e9})
+    assert {clips[number].spec.shape for number in range(3)} == {"cross"}
+    assert any(word in clips.caption(0, rng) for word in ("cross", "plus sign"))
+
+
+@pytest.mark.parametrize("weights", [{"star": 1.0}, {"cross": 0.0}, {"cross": float("nan")}])
+def test_weights_of_no_shape_are_refused(weights):
+    with pytest.raises(InputError, match="shape_weights"):
+        ShapeClips(shape_weights=weights)

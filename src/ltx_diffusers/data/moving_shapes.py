@@ -8,6 +8,7 @@ draws them right has composed them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -106,12 +107,25 @@ _COMBINATIONS: dict[Split, list[tuple[str, str, str]]] = {
 }
 
 
-def sample_spec(rng: np.random.Generator, split: Split = "train") -> ClipSpec:
-    """Draw a clip of a split: its combination uniformly, then size, background, radius and path.
+def sample_spec(
+    rng: np.random.Generator, split: Split = "train", shape_weights: Mapping[str, float] | None = None
+) -> ClipSpec:
+    """Draw a clip of a split: its combination, then size, background, radius and path.
 
     The whole shape stays inside the frame in every frame.
+
+    Args:
+        rng: Source of the draws.
+        split: "train" or "held-out".
+        shape_weights: How often shapes are drawn compared with those that aren't named, which have 1; None: all
+            combinations equally often.
     """
-    shape, color, motion = _COMBINATIONS[split][rng.integers(len(_COMBINATIONS[split]))]
+    every = _COMBINATIONS[split]
+    if shape_weights is None:
+        shape, color, motion = every[rng.integers(len(every))]
+    else:
+        weights = np.array([shape_weights.get(shape, 1.0) for shape, _, _ in every])
+        shape, color, motion = every[rng.choice(len(every), p=weights / weights.sum())]
     size = list(SIZES)[rng.integers(len(SIZES))]
     background = list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
     radius = float(rng.uniform(*SIZES[size]))

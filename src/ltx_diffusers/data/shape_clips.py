@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..errors import InputError
 from . import data_readers
 from .clips import Clip
-from .moving_shapes import ClipSpec, Split, caption, moment, render, sample_spec
+from .moving_shapes import SHAPES, ClipSpec, Split, caption, moment, render, sample_spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,10 @@ class ShapeClips:
         height, width: Size in pixels.
         split: "train" or "held-out".
         seed: Another seed is another set.
+        shape_weights: Shapes that are drawn more or less often than the others; see `moving_shapes.sample_spec`.
+
+    Raises:
+        InputError: If there is no such shape, or a weight isn't positive.
     """
 
     num_frames: int = 17
@@ -39,10 +45,20 @@ class ShapeClips:
     width: int = 96
     split: Split = "train"
     seed: int = 0
+    shape_weights: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        for shape, weight in (self.shape_weights or {}).items():
+            if shape not in SHAPES or not 0 < weight < float("inf"):
+                raise InputError(
+                    "shape_weights gives positive numbers to shapes",
+                    got=f"{shape}: {weight}",
+                    expected=f"some of {', '.join(SHAPES)}",
+                )
 
     def __getitem__(self, index: int) -> ShapeClip:
         rng = np.random.default_rng([self.seed, index])
-        spec = sample_spec(rng, self.split)
+        spec = sample_spec(rng, self.split, self.shape_weights)
         if self.num_frames == 1:
             spec = moment(spec, float(rng.random()))
         frames = render(spec, self.num_frames, self.height, self.width)
@@ -50,7 +66,8 @@ class ShapeClips:
 
     def caption(self, index: int, rng: np.random.Generator) -> str:
         """Another wording for a clip, without drawing it."""
-        return caption(sample_spec(np.random.default_rng([self.seed, index]), self.split), rng)
+        own = np.random.default_rng([self.seed, index])
+        return caption(sample_spec(own, self.split, self.shape_weights), rng)
 
     def name(self, index: int) -> str:
         """Words that identify a clip."""

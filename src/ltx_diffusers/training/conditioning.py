@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..denoising.conditions import ClipCondition, InPlaceCondition, KeyframeCondition
 from ..denoising.state import TokenState
+from ..geometry import CompressionRatios, VideoSize, latent_size
 from .config import StrictModel
 
 Draw = Callable[..., Tensor]
 """Uniform numbers in [0, 1) of a shape."""
+
+_BOX_SEED = 7
 
 
 class ClipShare(StrictModel):
@@ -41,7 +45,8 @@ class ConditionShares(StrictModel):
     Attributes:
         first_frame: Share of the samples whose first frame is given (image-to-video).
         opening: Share of the samples given up to a random latent frame, but the last (extension).
-        region: Share of the samples given outside a random box of latents (inpainting, retakes).
+        region: Share of the samples given outside a random box of latents (inpainting, retakes). The box is gray in
+            the video that is encoded, or the latents around it would know what it held.
         clips: Given beside those, a whole step at a time.
         noise: What is given has a noise level of its own, drawn from [0, this] for each sample (paper, section 2.3).
     """
@@ -82,8 +87,75 @@ class GivenClip:
     frame: int
 
 
+@dataclass(frozen=True)
+class GivenRegion:
+    """What each video shows outside a box of latents.
+
+    Attributes:
+        latents: Normalised latents (B, C, F, H, W) of the videos with a gray box.
+        keep: 1 outside the box, 0 inside, (B, F, H, W).
+    """
+
+    latents: Tensor
+    keep: Tensor
+
+
+def random_box(number: int, size: VideoSize) -> np.ndarray:
+    """Latents (F, H, W) outside a random box of a clip: always the same for the same number. False in the box."""
+    rng = np.random.default_rng([_BOX_SEED, number])
+    box = np.ones(size, bool)
+    for axis, length in enumerate(size):
+        span = rng.integers(1, length + 1)
+        begin = rng.integers(length - span + 1)
+        place = np.arange(length)
+        inside = (place >= begin) & (place < begin + span)
+        box &= np.expand_dims(inside, [other for other in range(3) if other != axis])
+    return ~box
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A view of a clip: some of its frames.
+
+    Attributes:
+        frame: The first of them.
+        frames: How many.
+    """
+
+    frame: int
+    frames: int
+
+    def __call__(self, number: int, frames: np.ndarray) -> np.ndarray:
+        """The piece (f, H, W, 3) of a clip's frames (F, H, W, 3)."""
+        return frames[self.frame : self.frame + self.frames]
+
+
+@dataclass(frozen=True)
+class GrayBox:
+    """A view of a clip: gray in its `random_box`.
+
+    Attributes:
+        ratios: Frames, rows and columns of pixels that one latent stands for.
+    """
+
+    ratios: CompressionRatios
+
+    def __call__(self, number: int, frames: np.ndarray) -> np.ndarray:
+        """The frames (F, H, W, 3) in [0, 1] of clip `number` with its box."""
+        keep = random_box(number, latent_size(VideoSize(*frames.shape[:3]), self.ratios))
+        # The first latent stands for one frame.
+        keep = np.concatenate([keep[:1], keep[1:].repeat(self.ratios.time, axis=0)])
+        keep = keep.repeat(self.ratios.height, axis=1).repeat(self.ratios.width, axis=2)
+        return np.where(keep[..., None], frames, np.float32(0.5))
+
+
 def with_drawn_conditions(
-    state: TokenState, latents: Tensor, shares: ConditionShares, draw: Draw, clip: GivenClip | None = None
+    state: TokenState,
+    latents: Tensor,
+    shares: ConditionShares,
+    draw: Draw,
+    clip: GivenClip | None = None,
+    region: GivenRegion | None = None,
 ) -> TokenState:
     """A training state with conditions of random kinds.
 
@@ -93,42 +165,29 @@ def with_drawn_conditions(
         shares: How often what is given.
         draw: Source of randomness.
         clip: Given to every sample of this step.
+        region: What the samples are given that the share `region` falls on.
     """
-    strength = (1 - shares.noise * draw(latents.shape[0])).clamp(0, 1)
-    given = _given_in_place(latents, shares, draw)
-    state = InPlaceCondition(latents, given * strength.view(-1, 1, 1, 1)).apply_to(state)
+    batch = latents.shape[0]
+    strength = (1 - shares.noise * draw(batch)).clamp(0, 1)
+    column = strength.view(-1, 1, 1, 1)
+    kind = draw(batch)
+    upto = _latent_frames_given(kind, shares, latents.shape[2], draw)
+    in_front = torch.arange(latents.shape[2], device=latents.device) < upto[:, None]
+    given = in_front[:, :, None, None].expand(-1, -1, *latents.shape[3:])
+    state = InPlaceCondition(latents, given * column).apply_to(state)
+    if region is not None:
+        others = shares.first_frame + shares.opening
+        chosen = (kind >= others) & (kind < others + shares.region)
+        given = region.keep * chosen.view(-1, 1, 1, 1)
+        state = InPlaceCondition(region.latents, given * column).apply_to(state)
     if clip is None:
         return state
     condition = KeyframeCondition if clip.latents.shape[2] == 1 else ClipCondition
     return condition(latents=clip.latents, strength=strength, frame=clip.frame).apply_to(state)
 
 
-def _given_in_place(latents: Tensor, shares: ConditionShares, draw: Draw) -> Tensor:
-    """1 for each latent that is given, 0 elsewhere: (B, F, H, W)."""
-    batch, _, *size = latents.shape
-    kind = draw(batch)
-    first_frame = kind < shares.first_frame
-    kind = kind - shares.first_frame
-    opening = (kind >= 0) & (kind < shares.opening)
-    kind = kind - shares.opening
-    region = (kind >= 0) & (kind < shares.region)
-
-    frame = torch.arange(size[0], device=latents.device)
-    upto = 1 + (draw(batch) * max(1, size[0] - 1)).long()  # latent frames given: 1 to F - 1
-    upto = torch.where(opening, upto, first_frame.long())
-    in_front = (frame < upto[:, None])[:, :, None, None]
-
-    box = torch.ones(batch, *size, dtype=torch.bool, device=latents.device)
-    for axis, length in enumerate(size):
-        shape = [batch, 1, 1, 1]
-        shape[1 + axis] = length
-        box = box & _span(draw(batch), draw(batch), length).view(shape)
-    return (in_front | (region[:, None, None, None] & ~box)).float()
-
-
-def _span(first: Tensor, second: Tensor, length: int) -> Tensor:
-    """A random span of a side, of every length equally often: (B, length) booleans."""
-    size = 1 + (first * length).long()
-    begin = (second * (length - size + 1)).long()
-    place = torch.arange(length, device=first.device)
-    return (place >= begin[:, None]) & (place < (begin + size)[:, None])
+def _latent_frames_given(kind: Tensor, shares: ConditionShares, frames: int, draw: Draw) -> Tensor:
+    """How many latent frames each sample is given from its start on (B,), by a number of its kind from [0, 1)."""
+    opening = (kind >= shares.first_frame) & (kind < shares.first_frame + shares.opening)
+    upto = 1 + (draw(kind.shape[0]) * max(1, frames - 1)).long()  # 1 to F - 1
+    return torch.where(opening, upto, (kind < shares.first_frame).long())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,14 @@ from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from .vae import to_model_range
 
 _BATCH = 8
-_WHOLE = slice(None)
+
+View = Callable[[int, np.ndarray], np.ndarray]
+"""What is encoded of a clip, by its number and frames (F, H, W, 3). Its repr says all about it."""
 
 
 @torch.no_grad()
 def cached_posteriors(
-    vae: AutoencoderKLLTX, clips: ShapeClips, count: int, folder: Path, piece: slice = _WHOLE
+    vae: AutoencoderKLLTX, clips: ShapeClips, count: int, folder: Path, view: View | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Posterior means and standard deviations of the first `count` clips, normalised by the VAE's statistics.
 
@@ -34,13 +37,13 @@ def cached_posteriors(
         clips: The set.
         count: How many.
         folder: Where they are kept.
-        piece: Frames of each clip that are encoded, by themselves.
+        view: What is encoded of each clip; the clip itself if None.
 
     Returns:
         means: (N, C, F', H', W') float32.
         deviations: (N, C or 1, F', H', W') float32.
     """
-    path = folder / f"latents-{_fingerprint(vae, clips, count, piece)}.safetensors"
+    path = folder / f"latents-{_fingerprint(vae, clips, count, view)}.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         means, deviations = [], []
@@ -49,9 +52,9 @@ def cached_posteriors(
         )
         for start in batches:
             numbers = range(start, min(start + _BATCH, count))
-            video = to_model_range(np.stack([clips[number].frames[piece] for number in numbers])).to(
-                vae.device
-            )
+            frames = [(number, clips[number].frames) for number in numbers]
+            frames = np.stack([clip if view is None else view(number, clip) for number, clip in frames])
+            video = to_model_range(frames).to(vae.device)
             with torch.autocast(vae.device.type, torch.bfloat16):
                 posterior = vae.encode(video).latent_dist
             means.append(posterior.mean.float().cpu())
@@ -66,8 +69,8 @@ def cached_posteriors(
     return (stored["mean"] - mean) / std, stored["deviation"] / std
 
 
-def _fingerprint(vae: AutoencoderKLLTX, clips: ShapeClips, count: int, piece: slice) -> str:
-    what = [repr(clips), count] + ([] if piece == _WHOLE else [repr(piece)])
+def _fingerprint(vae: AutoencoderKLLTX, clips: ShapeClips, count: int, view: View | None) -> str:
+    what = [repr(clips), count] + ([] if view is None else [repr(view)])
     digest = hashlib.sha256(json.dumps(what).encode())
     for name, weight in sorted(vae.encoder.state_dict().items()):
         digest.update(name.encode())

@@ -11,14 +11,13 @@ import torch
 from accelerate import PartialState
 from pydantic import Field
 
-from ..data import data_readers
 from ..data.moving_shapes import vocabulary
 from ..data.pictures import contact_sheet
 from ..data.video import write_video
 from ..denoising.state import at_noise_level, from_noise, token_levels, velocity_target
 from ..errors import InputError
 from ..functional.coordinates import Placement
-from ..geometry import CompressionRatios
+from ..geometry import CompressionRatios, VideoSize
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ..models.transformers.transformer_ltx import LTXTransformer3DModel
 from ..objectives import objectives
@@ -26,9 +25,18 @@ from ..objectives.flow_matching import FlowPass
 from ..pipelines.pipeline_ltx import LTXPipeline
 from ..schedulers.densities import build_timestep_density
 from ..schedulers.flow_match import LTXFlowMatchScheduler
-from .conditioning import ConditionShares, GivenClip, with_drawn_conditions
+from .clips import open_clips
+from .conditioning import (
+    ConditionShares,
+    GivenClip,
+    GivenRegion,
+    GrayBox,
+    Piece,
+    random_box,
+    with_drawn_conditions,
+)
 from .config import RunConfig, StrictModel, build, load_part, share_of_batch
-from .latent_cache import cached_posteriors
+from .latent_cache import View, cached_posteriors
 from .text import build_text_encoder, build_word_tokenizer
 
 _VALIDATION_SEED = 1
@@ -125,7 +133,8 @@ class TransformerTrainingModule(torch.nn.Module):
 
         Args:
             batch: Posteriors `mean` (B, C, F, H, W) and `deviation`, `input_ids`, `text_mask`; in a step with a clip
-                that is given, its number in the config `clip` (), `clip_mean` and `clip_deviation`.
+                that is given, its number in the config `clip` (), `clip_mean` and `clip_deviation`; where regions are
+                given, `region_mean`, `region_deviation` and `region_keep` (B, F, H, W).
             generator: Source of all noise.
         """
         device = batch["mean"].device
@@ -138,18 +147,21 @@ class TransformerTrainingModule(torch.nn.Module):
 
         batch_size = batch["mean"].shape[0]
         latents = batch["mean"] + batch["deviation"] * draw_normal(batch["mean"])
-        clip = None
+        clip = region = None
         if "clip" in batch:
             mean = batch["clip_mean"]
             clip = GivenClip(
                 mean + batch["clip_deviation"] * draw_normal(mean),
                 self.config.conditions.clips[int(batch["clip"])].frame,
             )
+        if "region_keep" in batch:
+            mean = batch["region_mean"]
+            region = GivenRegion(mean + batch["region_deviation"] * draw_normal(mean), batch["region_keep"])
         placement = Placement(
             self.config.data.frame_rate, self.transformer.config.causal_temporal_positioning, self.ratios
         )
         state = from_noise(draw_normal(latents), placement, clean=latents)
-        state = with_drawn_conditions(state, latents, self.config.conditions, draw, clip)
+        state = with_drawn_conditions(state, latents, self.config.conditions, draw, clip, region)
         sigma = self.density.sample(
             batch_size,
             num_tokens=state.num_target,
@@ -214,24 +226,17 @@ class TransformerTask:
                 ) from None
         self.scheduler = build(LTXFlowMatchScheduler, config.scheduler, "scheduler")
         self.module = TransformerTrainingModule(transformer, text_encoder, config, self.ratios)
-        reader = data_readers.get(data.reader)
-        self.clips = reader(data.num_frames, data.height, data.width, "train", data.seed)
-        self.held_out = reader(data.num_frames, data.height, data.width, "held-out", data.seed)
+        self.clips = open_clips(data, "train")
+        self.held_out = open_clips(data, "held-out")
         folder = Path(config.output) / "cache"
         processes = PartialState()
         self.vae.to(processes.device)
         with processes.main_process_first():  # the others find the file
             self.posteriors = cached_posteriors(self.vae, self.clips, config.cached_clips, folder)
             self.clip_posteriors = [
-                cached_posteriors(
-                    self.vae,
-                    self.clips,
-                    config.cached_clips,
-                    folder,
-                    slice(clip.frame, clip.frame + clip.frames),
-                )
-                for clip in config.conditions.clips
+                self._viewed(Piece(clip.frame, clip.frames)) for clip in config.conditions.clips
             ]
+            self.region_posteriors = self._viewed(GrayBox(self.ratios)) if config.conditions.region else None
             self.held_out_posteriors = cached_posteriors(self.vae, self.held_out, _VALIDATION_CLIPS, folder)
 
     def batch(self, step: int, rank: int, world_size: int) -> dict[str, torch.Tensor]:
@@ -251,6 +256,14 @@ class TransformerTask:
                 "clip": torch.tensor(clip),
                 "clip_mean": mean[numbers],
                 "clip_deviation": deviation[numbers],
+            }
+        if self.region_posteriors is not None:
+            mean, deviation = self.region_posteriors
+            boxes = np.stack([random_box(number, VideoSize(*mean.shape[2:])) for number in numbers])
+            inputs |= {
+                "region_mean": mean[numbers],
+                "region_deviation": deviation[numbers],
+                "region_keep": torch.from_numpy(boxes).float(),
             }
         return inputs
 
@@ -310,6 +323,13 @@ class TransformerTask:
             text_encoder=self.module.text_encoder,
             tokenizer=self.tokenizer,
             transformer=self.module.transformer,
+        )
+
+    def _viewed(self, view: View) -> tuple[torch.Tensor, torch.Tensor]:
+        """Posteriors of a view of the training clips."""
+        config = self.config
+        return cached_posteriors(
+            self.vae, self.clips, config.cached_clips, Path(config.output) / "cache", view
         )
 
     def _inputs(
