@@ -317,6 +317,24 @@ def test_smoothed_energy_guidance_does_nothing_in_diffusers() -> None:
         guider.cleanup_models(transformer)
 
 
+def test_skipping_without_a_negative_prompt_does_nothing_in_diffusers() -> None:
+    """By their own protocol: no hook is set, and the text is the wrong one."""
+    transformer = LTXVideoTransformer3DModel(**TINY)
+    guider = SkipLayerGuidance(1.0, 2.0, 0.0, 1.0, [1])
+    guider.set_state(step=1, num_inference_steps=5, timestep=torch.tensor(900.0))
+    batches = guider.prepare_inputs({"text": ("positive", "negative")})
+    assert [batch.text for batch in batches] == ["positive", "negative"]
+    for _ in batches:
+        guider.prepare_models(transformer)
+        assert not any(hasattr(module, "_diffusers_hook") for module in transformer.modules())
+        guider.cleanup_models(transformer)
+    with pytest.raises(TypeError):  # a number of a layer isn't a list
+        scaled = SkipLayerGuidance(4.0, 2.0, 0.0, 1.0, [1])
+        scaled.set_state(step=1, num_inference_steps=5, timestep=torch.tensor(900.0))
+        for _ in scaled.prepare_inputs({"text": ("positive", "negative")}):
+            scaled.prepare_models(transformer)
+
+
 def test_layers_that_the_model_lacks() -> None:
     config = LayerSkipConfig(indices=[9], fqn="transformer_blocks", skip_ff=False)
     guidance = DiffusersGuidance(SkipLayerGuidance(skip_layer_config=config))

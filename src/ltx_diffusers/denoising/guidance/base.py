@@ -108,7 +108,7 @@ def _check_guidance(name: str, entry: type[Guidance]) -> None:
     if missing:
         raise RegistrationError(
             f"the guidance {name!r} must be a class with `passes`, combine(predictions), at(sigma), all_passes() and "
-            "for_run(levels)",
+            "for_run(levels, size)",
             got=f"{getattr(entry, '__name__', entry)} without {', '.join(missing)}",
             fix="derive it from ConstantGuidance, which adds the last three",
         )
