@@ -25,6 +25,7 @@ from ..errors import LTXError
 _COMMANDS = (
     "generate",
     "long",
+    "edit",
     "reconstruct",
     "info",
     "convert",
@@ -32,6 +33,7 @@ _COMMANDS = (
     "push",
     "pull",
     "plugins",
+    "data",
     "train",
     "evaluate",
 )

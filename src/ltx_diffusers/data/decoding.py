@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -86,6 +86,34 @@ def probe_video(source: Path | IO[bytes]) -> MediaFacts:
         if isinstance(error, MediaError):
             raise
         raise MediaError("it can't be read", got=one_line(error)) from error
+
+
+def count_frames(source: Path | IO[bytes]) -> MediaFacts:
+    """Decode a whole video and say what is really in it; its frames are let go at once.
+
+    Raises:
+        MediaError: If it can't be read to its end, its frame size changes, or it has fewer frames than its header says.
+    """
+    import av
+
+    try:
+        with _open(source) as container:
+            stream = _video_stream(container)
+            facts, count, sizes = _facts(container, stream), 0, set()
+            for frame in container.decode(stream):
+                _refuse_damaged(frame)
+                count += 1
+                sizes.add((frame.width, frame.height))
+            said = stream.frames
+    except (OSError, ValueError, av.FFmpegError) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError("it can't be read", got=one_line(error)) from error
+    if len(sizes) > 1:
+        raise MediaError("its frame size changes", expected="one size")
+    if count < (said or 1):
+        raise MediaError("it has fewer frames than it says", got=count, expected=said or "at least one")
+    return replace(facts, num_frames=count)
 
 
 def decode_window(source: Path | IO[bytes], window: Window, fit: Fit | None = None) -> np.ndarray:
@@ -216,7 +244,14 @@ def _shown_at(
         count += 1
 
 
+def _refuse_damaged(frame: Any) -> None:
+    """Decoders fill holes with something; they say so."""
+    if frame.is_corrupt:
+        raise MediaError("a frame is damaged")
+
+
 def _pixels(frame: Any) -> np.ndarray:
+    _refuse_damaged(frame)
     picture = frame.to_ndarray(format="rgb24", threads=1)
     # FFmpeg counts counter-clockwise, as np.rot90 does.
     return np.rot90(picture, round(frame.rotation / 90)) if frame.rotation else picture

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 from ..data import data_readers
 from ..data.clips import ClipReader
 from ..errors import InputError
-from .config import DataConfig, check_settings
+from .config import DataConfig, check_settings, override_values, parse_config, read_values
 
 _COMMON = ("num_frames", "height", "width", "split", "seed")
 
@@ -33,3 +35,20 @@ def open_clips(data: DataConfig, split: Literal["train", "held-out"] = "train") 
         if needed and name not in data.options:
             raise InputError(f"the data reader {data.reader!r} needs the config key 'data.options.{name}'")
     return reader(data.num_frames, data.height, data.width, split, data.seed, **data.options)
+
+
+def read_data_config(path: Path | None, values: dict[str, Any], overrides: Sequence[str] = ()) -> DataConfig:
+    """The `data` of a training config alone.
+
+    Args:
+        path: The config file; None for the defaults.
+        values: Replace what the file says, key by key.
+        overrides: Assignments within `data`, such as "num_frames=9".
+
+    Raises:
+        InputError: If the file can't be read, or a key or value isn't valid.
+    """
+    section = {} if path is None else read_values(path).get("data") or {}
+    if not isinstance(section, dict):
+        raise InputError("config key 'data' must hold keys and values", got=type(section).__name__)
+    return parse_config(DataConfig, override_values({**section, **values}, overrides))

@@ -113,6 +113,15 @@ def load_config(kind: type[ConfigT], path: str | Path, overrides: Sequence[str] 
     Raises:
         InputError: If the file can't be read, isn't a mapping, or a key or value isn't valid.
     """
+    return parse_config(kind, override_values(read_values(path), overrides))
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, unchecked.
+
+    Raises:
+        InputError: If the file can't be read or isn't a mapping.
+    """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -123,9 +132,18 @@ def load_config(kind: type[ConfigT], path: str | Path, overrides: Sequence[str] 
         raise InputError(f"{path} is not valid YAML", fix=str(error)) from None
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold a mapping of keys to values", got=type(values).__name__)
+    return values
+
+
+def override_values(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Apply assignments "key=value" to values, in place; see `load_config`.
+
+    Raises:
+        InputError: If an assignment can't be read or its place isn't there.
+    """
     for override in overrides:
         _assign(values, override)
-    return parse_config(kind, values)
+    return values
 
 
 def parse_config(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
