@@ -114,6 +114,15 @@ def test_windows_count_the_steps_of_the_run() -> None:
     ]
 
 
+def test_a_guider_that_was_at_work_elsewhere_begins_anew() -> None:
+    guider = TheirClassifierFree(4.0, start=0.2, stop=0.6)
+    guider.set_state(step=9, num_inference_steps=10, timestep=torch.tensor(10.0))
+    guidance = DiffusersGuidance(guider)
+    assert guidance.all_passes() == {NEGATIVE, POSITIVE}
+    assert guidance.for_run(LEVELS).at(0.9).passes == (NEGATIVE, POSITIVE)
+    assert guider.get_state()["step"] == 9
+
+
 def test_momentum_begins_even_where_a_guider_serves_later() -> None:
     guider = AdaptiveProjectedGuidance(4.0, adaptive_projected_guidance_momentum=-0.5)
     by_level = GuidanceByLevel([1.0, 0.7], [ClassifierFreeGuidance(1.0), guider])
@@ -344,6 +353,13 @@ def test_layers_that_the_model_lacks() -> None:
     with pytest.raises(InputError, match="can't set its hooks"):
         for hooks in skipping:
             hooks.check(LTXTransformer3DModel(**TINY))
+
+
+def test_hooks_on_a_compiled_transformer_are_refused() -> None:
+    guidance = DiffusersGuidance(SkipLayerGuidance(skip_layer_guidance_layers=[1]), perturbs=False)
+    compiled = torch.compile(LTXTransformer3DModel(**TINY), backend="eager")
+    with pytest.raises(InputError, match="compiled"):
+        next(iter(guidance.all_passes())).hooks.check(compiled)
 
 
 def test_a_guider_is_told_its_run_first() -> None:

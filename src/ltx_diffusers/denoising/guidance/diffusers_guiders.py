@@ -260,8 +260,9 @@ class _Step(ConstantGuidance):
 
 
 def _own_copy(guider: BaseGuidance) -> BaseGuidance:
-    """A guider for one run. Layers that it names by single numbers become lists, which the hooks insist on."""
+    """A guider for one run, at no step yet. Layers that it names by numbers become lists, which hooks insist on."""
     own = copy.deepcopy(guider)
+    own.set_state(None, None, None)
     for kind, configs, _ in SKIPPING:
         if isinstance(own, kind):
             for config in getattr(own, configs):
