@@ -23,6 +23,7 @@ _HOMES = {
     "LTXLongVideoPipeline": "ltx_diffusers.pipelines.pipeline_ltx_long_video",
     "LTXPipeline": "ltx_diffusers.pipelines.pipeline_ltx",
     "LTXTransformer3DModel": "ltx_diffusers.models.transformers.transformer_ltx",
+    "PromptEnhancer": "ltx_diffusers.pipelines.prompt_enhancement",
     "ReferenceVideo": "ltx_diffusers.pipelines.media",
     "RegionOfVideo": "ltx_diffusers.pipelines.media",
     "VideoCondition": "ltx_diffusers.pipelines.media",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from .pipelines.pipeline_ltx_long_video import LTXLongVideoPipeline as LTXLongVideoPipeline
     from .pipelines.preparation import prepare_clip as prepare_clip
     from .pipelines.preparation import prepare_image as prepare_image
+    from .pipelines.prompt_enhancement import PromptEnhancer as PromptEnhancer
     from .schedulers.flow_match import LTXFlowMatchScheduler as LTXFlowMatchScheduler
 
 

@@ -27,6 +27,7 @@ from .images import encode_frames, split_images
 from .media import Given, VideoCondition, checked_conditions, clip_pictures, structure, video_pixels
 from .media_encoding import build_conditions
 from .presets import Preset, get_preset, preset_of
+from .prompt_enhancement import Enhancer, enhanced_prompts, first_pictures
 from .request import Request
 
 
@@ -88,6 +89,7 @@ class LTXConditionPipeline(LTXPipelineBase):
         skip_initial_inference_steps: int = 0,
         skip_final_inference_steps: int = 0,
         preset: str | Preset | None = "auto",
+        prompt_enhancer: Enhancer | None = None,
     ) -> LTXPipelineOutput | tuple:
         """Generate videos.
 
@@ -120,6 +122,8 @@ class LTXConditionPipeline(LTXPipelineBase):
             preset: Settings for guidance and steps where no argument says them: a `Preset`, its name in
                 `pipelines.presets.PRESETS`, "auto" for that of the loaded model (if it is
                 a released one, in our class), or None.
+            prompt_enhancer: Writes the prompts out first, looking at given first frames if it can: a
+                `PromptEnhancer`, or a function of prompts and pictures.
 
         Returns:
             The videos as `.frames`, or in a tuple; for "latent" normalised latents (B, C, F, H, W), as in Diffusers.
@@ -134,7 +138,11 @@ class LTXConditionPipeline(LTXPipelineBase):
             request = request.replaced(latents=pack_latents(request.latents))
         if request.guidance is not None:
             request = request.replaced(guidance=as_guidance(request.guidance, self._can_perturb))
-        return super()._prepared(self._with_preset(request))
+        request = super()._prepared(self._with_preset(request))
+        if request.prompt_enhancer is None:
+            return request
+        pictures = first_pictures(self._given(request), request.num_prompts)
+        return request.replaced(prompt=enhanced_prompts(request.prompt_enhancer, request.prompt, pictures))
 
     def _frames(self, request: Request) -> Any:
         """The videos, group by group where prompts have conditions of different kinds."""

@@ -74,6 +74,7 @@ class Request:
     skip_initial_inference_steps: int = 0
     skip_final_inference_steps: int = 0
     preset: Any = None
+    prompt_enhancer: Any = None
 
     @classmethod
     def from_call(cls, arguments: Mapping[str, Any]) -> Request:

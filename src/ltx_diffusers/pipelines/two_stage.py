@@ -17,6 +17,7 @@ from .media import ReferenceVideo, RegionOfVideo, VideoCondition
 from .pipeline_ltx_condition import LTXConditionPipeline, listed_conditions
 from .pipeline_ltx_latent_upsample import upsample_latents
 from .presets import Preset, get_preset, preset_of
+from .prompt_enhancement import asked_once
 from .request import FALLBACK_SIZE
 
 
@@ -81,6 +82,8 @@ def generate_in_two_stages(
     output_type = call.pop("output_type", "pil")
     given = listed_conditions(call)
     shared = {name: value for name, value in call.items() if name not in _CONDITIONS} | {"preset": None}
+    if shared.get("prompt_enhancer") is not None:
+        shared["prompt_enhancer"] = asked_once(shared["prompt_enhancer"])
     latents = pipeline(
         **shared | _sized(given, small) | passes[0], height=small[0], width=small[1], output_type="latent"
     ).frames
