@@ -23,9 +23,22 @@ class Part(Enum):
     t2v = "t2v"
     i2v = "i2v"
     vae = "vae"
+    first_last = "first-last"
+    extend = "extend"
+    extend_backward = "extend-backward"
+    inpaint = "inpaint"
 
 
-_PARTS = {Part.t2v: "text-to-video", Part.i2v: "image-to-video", Part.vae: "vae"}
+_PARTS = {
+    Part.t2v: "text-to-video",
+    Part.i2v: "image-to-video",
+    Part.vae: "vae",
+    Part.first_last: "first-and-last-frame",
+    Part.extend: "extension",
+    Part.extend_backward: "extension-backward",
+    Part.inpaint: "inpainting",
+}
+_BY_DEFAULT = (Part.t2v, Part.i2v, Part.vae)
 _REPORT = "shapes.json"
 
 
@@ -45,7 +58,8 @@ def shapes(
         Path, typer.Option("--output", "-o", help="Folder for the report and the contact sheets.")
     ] = Path("shapes-evaluation"),
     only: Annotated[
-        list[Part] | None, typer.Option("--only", help="Run just this part; may be given again.")
+        list[Part] | None,
+        typer.Option("--only", help="Run this part; may be given again. Without it: t2v, i2v and vae."),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Clips made at a time.")] = 10,
     device: Annotated[
@@ -64,7 +78,7 @@ def shapes(
     from ..evaluation.shape_sheets import ShapeSheets
     from ..evaluation.shapes import PARTS, evaluate_shapes
 
-    chosen = {_PARTS[part] for part in only or Part}
+    chosen = {_PARTS[part] for part in only or _BY_DEFAULT}
     parts = tuple(part for part in PARTS if part in chosen)
     sheets = ShapeSheets()
     with _Progress(parts, prompts) as advance:

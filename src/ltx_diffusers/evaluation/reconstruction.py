@@ -35,6 +35,20 @@ def reconstruct(
     """
     latents = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
     latents = normalize_latents(latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
+    return decode_by_default(vae, latents, generator)
+
+
+@torch.no_grad()
+def decode_by_default(
+    vae: AutoencoderKLLTX,
+    latents: torch.Tensor,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+) -> torch.Tensor:
+    """Decode normalised latents (B, C, F, H, W) with the VAE's own settings, as `reconstruct` does.
+
+    Returns:
+        float32 (B, 3, F, H, W) in [-1, 1].
+    """
     settings = {
         "timestep": _stated(vae, "default_decode_timestep", FALLBACK_DECODE_TIMESTEP),
         "noise_scale": _stated(vae, "default_decode_noise_scale", FALLBACK_DECODE_NOISE),

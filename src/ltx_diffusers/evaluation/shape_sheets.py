@@ -51,7 +51,7 @@ class ShapeSheets:
 
 def _title(clip: JudgedClip) -> str:
     wrong = [name for name, right in clip.right.items() if not right and name != "all"]
-    read = ", ".join(f"{name} {getattr(clip.reading, name) or 'unclear'}" for name in wrong)
+    read = ", ".join(f"{name} {getattr(clip.reading, name, '') or 'unclear'}" for name in wrong)
     figures = ", ".join(f"{name} {value:.3g}" for name, value in clip.figures.items())
     parts = (f"{clip.case.index}: {clip.case.prompt}", f"WRONG: {read}" if wrong else "", figures)
     return " | ".join(part for part in parts if part)

@@ -1,9 +1,10 @@
 """How well a model lives in the world of moving-shapes: prompts with combinations that it was never trained on.
 
-Three parts, each on the same held-out clips with fixed seeds and the pipeline's own settings:
+Its parts, each on the same held-out clips with fixed seeds and the pipeline's own settings:
     text-to-video: a prompt in a random wording is generated, and the judge says what was drawn;
     image-to-video: the same from the true clip's first frame, which must come back, and the prompted motion follow;
-    vae: the true clip through the VAE and back.
+    vae: the true clip through the VAE and back;
+    and those of `shape_conditions`: more of the true clip is given, and the rest must fit.
 Every share comes with its counts and Wilson's interval, every mean with the normal one.
 """
 
@@ -13,7 +14,6 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -22,16 +22,18 @@ import torch
 from PIL import Image
 
 from .. import __version__
-from ..data.moving_shapes import ClipSpec, caption, render, sample_spec
+from ..data.moving_shapes import render
 from ..errors import InputError
 from ..geometry import VideoSize
 from ..pipelines.request import FALLBACK_SIZE
 from .judge import Reading, ShapesJudge
-from .metrics import psnr, ssim
+from .metrics import ssim
 from .reconstruction import reconstruct
+from .shape_cases import JudgedClip, ShapeCase, draw_cases, generate_cases, mean_psnr, to_bytes
+from .shape_conditions import CONDITION_PARTS
 from .statistics import mean_interval, wilson_interval
 
-PARTS = ("text-to-video", "image-to-video", "vae")
+PARTS = ("text-to-video", "image-to-video", "vae", *CONDITION_PARTS)
 
 TARGETS: dict[tuple[str, str], float] = {
     ("text-to-video", "color"): 0.97,
@@ -41,65 +43,11 @@ TARGETS: dict[tuple[str, str], float] = {
     ("image-to-video", "first frame PSNR"): 28.0,
     ("image-to-video", "motion"): 0.90,
     ("vae", "PSNR"): 32.0,
+    ("inpainting", "outside PSNR"): 40.0,
 }
 """What the embedded model aims at: shares of clips, and PSNR in dB."""
 
-_PSNR_LIMIT = 100.0  # dB; an exact frame counts as this instead of infinity
 _UNCLEAR = "unclear"
-
-
-@dataclass(frozen=True)
-class ShapeCase:
-    """One held-out clip to be generated.
-
-    Attributes:
-        index: Its number in the evaluation.
-        spec: What the clip shows.
-        prompt: A random wording of it.
-        seed: Seed of the noise it is generated from.
-    """
-
-    index: int
-    spec: ClipSpec
-    prompt: str
-    seed: int
-
-    def generator(self) -> torch.Generator:
-        """A new source of this case's noise, on the CPU so that every device draws the same."""
-        return torch.Generator("cpu").manual_seed(self.seed)
-
-
-@dataclass(frozen=True)
-class JudgedClip:
-    """A clip that was made and measured.
-
-    Attributes:
-        part: One of `PARTS`.
-        case: What was asked for.
-        frames: uint8 (F, H, W, 3).
-        reading: What the judge saw; None for the part "vae", which isn't judged.
-        right: Truth of each property that counts in this part.
-        figures: Measured numbers, like PSNR in dB.
-    """
-
-    part: str
-    case: ShapeCase
-    frames: np.ndarray
-    reading: Reading | None = None
-    right: dict[str, bool] = field(default_factory=dict)
-    figures: dict[str, float] = field(default_factory=dict)
-
-
-def draw_cases(count: int, seed: int = 0) -> list[ShapeCase]:
-    """Held-out clips with prompts in random wordings; the same for the same seed, and a longer list starts with
-    the shorter one.
-    """
-    cases = []
-    for index in range(count):
-        rng = np.random.default_rng([seed, index])
-        spec = sample_spec(rng, "held-out")
-        cases.append(ShapeCase(index, spec, caption(spec, rng), int(rng.integers(2**31))))
-    return cases
 
 
 def default_size(pipeline: Any) -> VideoSize:
@@ -116,7 +64,7 @@ def evaluate_shapes(
     *,
     num_prompts: int = 200,
     seed: int = 0,
-    parts: Sequence[str] = PARTS,
+    parts: Sequence[str] = PARTS[:3],
     size: VideoSize | None = None,
     batch_size: int = 10,
     image_pipeline: Any = None,
@@ -200,30 +148,32 @@ def _run(
             yield from _text_to_video(pipeline, batch, size, judge)
         elif part == "image-to-video":
             yield from _image_to_video(image_pipeline, batch, size, judge)
-        else:
+        elif part == "vae":
             yield from _through_vae(pipeline.vae, batch, size)
+        else:
+            yield from CONDITION_PARTS[part](pipeline, batch, size, judge)
 
 
 def _text_to_video(
     pipeline: Any, batch: Sequence[ShapeCase], size: VideoSize, judge: ShapesJudge
 ) -> Iterator[JudgedClip]:
-    for case, frames in zip(batch, _generate(pipeline, batch, size), strict=True):
+    for case, frames in zip(batch, generate_cases(pipeline, batch, size), strict=True):
         reading = judge.read(frames)
         right = reading.right(case.spec)
         right = {name: right[name] for name in ("color", "shape", "motion", "all")}
-        yield JudgedClip("text-to-video", case, _to_bytes(frames), reading, right)
+        yield JudgedClip("text-to-video", case, to_bytes(frames), reading, right)
 
 
 def _image_to_video(
     pipeline: Any, batch: Sequence[ShapeCase], size: VideoSize, judge: ShapesJudge
 ) -> Iterator[JudgedClip]:
-    firsts = [_to_bytes(render(case.spec, *size)[0]) for case in batch]
-    videos = _generate(pipeline, batch, size, image=[Image.fromarray(first) for first in firsts])
+    firsts = [to_bytes(render(case.spec, *size)[0]) for case in batch]
+    videos = generate_cases(pipeline, batch, size, image=[Image.fromarray(first) for first in firsts])
     for case, first, frames in zip(batch, firsts, videos, strict=True):
         reading = judge.read(frames)
         right = {"motion": reading.right(case.spec)["motion"]}
-        figures = {"first frame PSNR": _mean_psnr(first[None], frames[:1])}
-        yield JudgedClip("image-to-video", case, _to_bytes(frames), reading, right, figures)
+        figures = {"first frame PSNR": mean_psnr(first[None], frames[:1])}
+        yield JudgedClip("image-to-video", case, to_bytes(frames), reading, right, figures)
 
 
 def _through_vae(vae: Any, batch: Sequence[ShapeCase], size: VideoSize) -> Iterator[JudgedClip]:
@@ -233,23 +183,10 @@ def _through_vae(vae: Any, batch: Sequence[ShapeCase], size: VideoSize) -> Itera
     decoded = (decoded.cpu().permute(0, 2, 3, 4, 1).numpy() + 1) / 2
     for case, before, after in zip(batch, true, decoded, strict=True):
         figures = {
-            "PSNR": _mean_psnr(before, after),
+            "PSNR": mean_psnr(before, after),
             "SSIM": float(np.mean(ssim(before, np.nan_to_num(after)))),
         }
-        yield JudgedClip("vae", case, _to_bytes(after), figures=figures)
-
-
-def _generate(pipeline: Any, batch: Sequence[ShapeCase], size: VideoSize, **inputs: Any) -> np.ndarray:
-    """Call a pipeline for a batch of cases: float frames (B, F, H, W, 3)."""
-    return pipeline(
-        prompt=[case.prompt for case in batch],
-        num_frames=size.frames,
-        height=size.height,
-        width=size.width,
-        generator=[case.generator() for case in batch],
-        output_type="np",
-        **inputs,
-    ).frames
+        yield JudgedClip("vae", case, to_bytes(after), figures=figures)
 
 
 def _image_pipeline(pipeline: Any) -> Any:
@@ -258,15 +195,6 @@ def _image_pipeline(pipeline: Any) -> Any:
     image_pipeline = LTXImageToVideoPipeline(**pipeline.components)
     image_pipeline.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
     return image_pipeline
-
-
-def _mean_psnr(reference: np.ndarray, other: np.ndarray) -> float:
-    """Mean over the frames, values that aren't finite taken as black."""
-    return float(np.mean(np.minimum(psnr(reference, np.nan_to_num(other)), _PSNR_LIMIT)))
-
-
-def _to_bytes(frames: np.ndarray) -> np.ndarray:
-    return (np.nan_to_num(frames).clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def _figures(part: str, clips: Sequence[JudgedClip]) -> list[dict[str, Any]]:
@@ -293,7 +221,7 @@ def _confusions(part: str, clips: Sequence[JudgedClip]) -> dict[str, list[dict[s
     """What was read instead of what was wanted, most frequent first."""
     own = [clip for clip in clips if clip.part == part]
     tables = {}
-    for name in (name for name in own[0].right if name != "all"):
+    for name in (name for name in own[0].right if hasattr(Reading, name)):
         pairs = Counter(
             (getattr(clip.case.spec, name), getattr(clip.reading, name) or _UNCLEAR)
             for clip in own
