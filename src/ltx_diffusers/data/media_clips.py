@@ -174,21 +174,28 @@ def split_entries(entries: Sequence[MediaEntry], split: Split, held_out_share: f
     """The entries of a split.
 
     What an entry says itself counts; the others are held out if their key's hash falls into the share, so that they
-    stay held out when the set grows. If that leaves a split without any, the entry with the lowest hash is held out,
-    or the one with the highest isn't.
+    stay held out when the set grows. Where that leaves a split without any picture, or without any video, the one with
+    the lowest hash is held out, or the one with the highest isn't.
     """
-    held = [
-        entry.split == "held-out" if entry.split is not None else is_held_out(entry.key, held_out_share)
+    held = {
+        id(entry): entry.split == "held-out"
+        if entry.split is not None
+        else is_held_out(entry.key, held_out_share)
         for entry in entries
-    ]
-    if all(held) or not any(held):
-        free = [index for index, entry in enumerate(entries) if entry.split is None]
-        by_hash = sorted(free, key=lambda index: _hash(entries[index].key))
-        if by_hash and held[by_hash[0]]:
-            held[by_hash[-1]] = False
-        elif len(by_hash) > 1:
-            held[by_hash[0]] = True
-    return [entry for entry, is_held in zip(entries, held, strict=True) if is_held == (split == "held-out")]
+    }
+    for kind in (True, False):
+        _give_both_splits([entry for entry in entries if entry.is_picture == kind], held)
+    return [entry for entry in entries if held[id(entry)] == (split == "held-out")]
+
+
+def _give_both_splits(entries: Sequence[MediaEntry], held: dict[int, bool]) -> None:
+    if len({held[id(entry)] for entry in entries}) != 1:
+        return
+    by_hash = sorted((entry for entry in entries if entry.split is None), key=lambda entry: _hash(entry.key))
+    if by_hash and held[id(by_hash[0])]:
+        held[id(by_hash[-1])] = False
+    elif len(by_hash) > 1:
+        held[id(by_hash[0])] = True
 
 
 def is_held_out(key: str, held_out_share: float) -> bool:
