@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.saved_models import DEFAULTS, GUIDANCE, STEPS, save_tiny_pipeline
+from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
 
 from ltx_diffusers import LTXLongVideoPipeline
@@ -157,6 +158,25 @@ def test_pictures_and_videos_are_given(model: str) -> None:
     record = json.loads(Path("image.json").read_text())
     assert [entry.get("frame", 0) for entry in record["images"]] == [0, 20]
     assert all(len(entry["sha256"]) == 64 for entry in record["images"])
+
+
+def test_loras_are_used_and_belong_to_the_windows(model: str) -> None:
+    pipeline = LTXLongVideoPipeline.from_pretrained(model)
+    settings = LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    pipeline.transformer.add_adapter(settings, adapter_name="lora_0")
+    layers = get_peft_model_state_dict(pipeline.transformer, adapter_name="lora_0")
+    pipeline.save_lora_weights("lora", transformer_lora_layers=layers)
+    options = ["--frames", 17, "--model", model, "--seed", 1, "--format", "frames"]
+    made = []
+    for name, given in {"plain": [], "full": ["--lora", "lora"], "half": ["--lora", "lora:0.5"]}.items():
+        assert run(PROMPT, *options, *given, "-o", name) == 0
+        made.append(read_video(name)[0].astype(int))
+    assert np.abs(made[0] - made[1]).mean() > 1 and np.abs(made[1] - made[2]).mean() > 1
+    assert json.loads(Path("half.json").read_text())["loras"] == ["lora:0.5"]
+    next(pipeline.stream(PROMPT, 17, generator=torch.Generator().manual_seed(0), resume_folder="w").latents())
+    pipeline.set_adapters(["lora_0"], [0.5])
+    with pytest.raises(InputError, match="another video"):
+        pipeline.stream(PROMPT, 17, generator=torch.Generator().manual_seed(0), resume_folder="w")
 
 
 def test_prompts_from_a_file(tmp_path: Path) -> None:

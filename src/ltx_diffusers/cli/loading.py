@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from ..hub.sources import (
     unknown_repository,
     unreachable_repository,
 )
+from .conditions import parse_lora
 
 if TYPE_CHECKING:
     import torch
@@ -225,6 +227,24 @@ def load_pipeline(
         raise _unloadable(source, error) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def load_loras(pipeline: Any, loras: Sequence[str]) -> None:
+    """Load LoRAs into a pipeline, each with its weight.
+
+    Args:
+        pipeline: Of this library.
+        loras: LORA[:WEIGHT] each: a file, folder or repository.
+
+    Raises:
+        InputError: If a weight can't be read, or a LoRA doesn't fit.
+    """
+    parsed = [parse_lora(text) for text in loras]
+    names = [f"lora_{number}" for number in range(len(parsed))]
+    for name, (file, _) in zip(names, parsed, strict=True):
+        pipeline.load_lora_weights(file, adapter_name=name)
+    if parsed:
+        pipeline.set_adapters(names, [weight for _, weight in parsed])
 
 
 def load_vae(

@@ -103,6 +103,9 @@ def command(
     version: Annotated[
         str | None, typer.Option(help="For a checkpoint file: its release, like 0.9.6-dev, if it can't tell.")
     ] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="LORA[:WEIGHT]", help="A LoRA to use; many times.")
+    ] = None,
     format: Annotated[
         str | None, typer.Option(help="mp4, webm, gif, or frames (a folder of PNG files). \\[default: mp4]")
     ] = None,
@@ -139,7 +142,18 @@ def command(
         "preset",
         "steps",
     )
-    names += ("guidance", "sampler", "size", "fps", "frames", "model", "text_encoder", "version", "dtype")
+    names += (
+        "guidance",
+        "sampler",
+        "size",
+        "fps",
+        "frames",
+        "model",
+        "text_encoder",
+        "version",
+        "lora",
+        "dtype",
+    )
     options = locals()
     given = option_values({name: options[name] for name in names})
     windowing = {

@@ -142,7 +142,7 @@ def make_long(
     """
     from ..data.frame_stream import FrameStream
     from ..data.video import check_writable, write_video
-    from .loading import check_device_name, find_pipeline, load_pipeline, pick_device, pick_dtype
+    from .loading import check_device_name, find_pipeline, load_loras, load_pipeline, pick_device, pick_dtype
 
     settings.check()
     format = check_writable(output, format)
@@ -172,6 +172,7 @@ def make_long(
         version=common.version,
         quiet=not verbose,
     )
+    load_loras(pipeline, common.loras)
     settings = _resolved(
         pipeline, replace(settings, common=replace(common, dtype=str(dtype).removeprefix("torch.")))
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .conditions import parse_lora
 from .given_media import follow, joined, read_media
 from .records import check_record_replaceable, record_of, record_path, write_record
 from .settings import DTYPES, FILE_LISTS, FILES, NO_PRESET, Settings
@@ -148,7 +147,7 @@ class Maker:
         self, source: Path | str, settings: Settings, device: torch.device, dtype: torch.dtype
     ) -> Any:
         """The model's pipeline with its LoRAs, the loaded one if it is the same."""
-        from .loading import load_pipeline
+        from .loading import load_loras, load_pipeline
 
         key = (source, settings.text_encoder, settings.version, dtype, settings.loras)
         if self._loaded is None or self._loaded[0] != key:
@@ -162,12 +161,7 @@ class Maker:
                 version=settings.version,
                 quiet=not self.verbose,
             )
-            loras = [parse_lora(text) for text in settings.loras]
-            for number, (file, _) in enumerate(loras):
-                pipeline.load_lora_weights(file, adapter_name=f"lora_{number}")
-            if loras:
-                names = [f"lora_{number}" for number in range(len(loras))]
-                pipeline.set_adapters(names, [weight for _, weight in loras])
+            load_loras(pipeline, settings.loras)
             self._loaded = (key, pipeline)
         return self._loaded[1]
 

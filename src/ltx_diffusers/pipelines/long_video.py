@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -187,7 +186,6 @@ class LongVideo:
         generator = torch.Generator().manual_seed(call.seed)
         carried = self._carried(call.window, known, offset, first, generator)
         arguments = call.arguments | self._encoded(call.arguments) | {"generator": generator}
-        arguments["sampler"] = copy.deepcopy(arguments.get("sampler"))  # one belongs to one run
         name = f"window {number + 1} of {len(self.calls)}"
         made = self.pipeline._window_latents(arguments, carried, name)
         if self.pipeline.interrupt:

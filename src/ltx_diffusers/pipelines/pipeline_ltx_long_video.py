@@ -209,8 +209,27 @@ class LTXLongVideoPipeline(LTXConditionPipeline):
             for call in calls
         ]
         configs = [dict(part.config) for part in (self.transformer, self.vae, self.scheduler)]
-        model = {"name": str(self.config.get("_name_or_path")), "configs": digest(configs)}
+        model = {
+            "name": str(self.config.get("_name_or_path")),
+            "configs": digest(configs),
+            "loras": digest(self._loras()),
+        }
         return {"windows": state, "continuity": vars(continuity), "model": model}
+
+    def _loras(self) -> dict[str, Any]:
+        """What tells the transformer's LoRAs from others, at little cost: sums of their weights, and their scales."""
+        transformer = self.transformer
+        weights = {
+            name: parameter.detach().double().sum().item()
+            for name, parameter in transformer.named_parameters()
+            if ".lora_" in name
+        }
+        scales = {
+            name: [getattr(module, "active_adapters", None), module.scaling]
+            for name, module in transformer.named_modules()
+            if isinstance(getattr(module, "scaling", None), dict)
+        }
+        return {"weights": weights, "scales": scales}
 
     def _window_latents(self, arguments: dict[str, Any], carried: Sequence[Condition], name: str) -> Tensor:
         """Denoise one window: latents (1, C, F, H, W)."""
