@@ -107,6 +107,7 @@ CALLS = {
     "guider": {"guidance": ClassifierFreeZeroStarGuidance(3.0)},
     "sigmas": {"sigmas": [1.0, 0.7, 0.2], "num_inference_steps": None, "tone_map_compression": 0.5},
     "preset": {"preset": "2b-distilled-0.9.8", "num_inference_steps": None},
+    "enhancer": {"prompt_enhancer": lambda prompts, pictures: [f"{text} on black" for text in prompts]},
     "latent": {"output_type": "latent"},
 }
 
@@ -319,10 +320,25 @@ def test_a_repository_of_diffusers_gets_our_classes_and_the_releases_settings(tm
     assert modular.scheduler.config.schedule == "linear-quadratic"
     assert np.array_equal(videos(modular), expected(pipeline))
 
+    theirs = quiet(
+        LTXConditionBlocks().init_pipeline(str(tmp_path))
+    )  # Diffusers' own way: its classes, our blocks
+    theirs.load_components()
+    assert type(theirs.transformer).__module__.startswith("diffusers")
+    assert np.allclose(videos(theirs), expected(pipeline), atol=1e-4)
 
-def test_other_models_and_missing_blocks_are_refused(tmp_path, modular):
+
+def test_other_models_and_missing_blocks_are_refused(tmp_path):
     (tmp_path / "model_index.json").write_text(
         '{"_class_name": "WanPipeline", "transformer": ["diffusers", "WanTransformer3DModel"]}'
     )
     with pytest.raises(InputError, match="isn't an LTX-Video pipeline"):
         LTXConditionModularPipeline.from_pretrained(tmp_path)
+    blocks = LTXConditionBlocks()
+    blocks.sub_blocks.insert("darker", Darker(), 6)
+    own = SequentialPipelineBlocks.from_blocks_dict(blocks.sub_blocks)
+    LTXConditionModularPipeline(own).save_config(tmp_path / "own")
+    with pytest.raises(InputError, match="pass blocks"):
+        LTXConditionModularPipeline.from_pretrained(tmp_path / "own")
+    loaded = LTXConditionModularPipeline.from_pretrained(tmp_path / "own", blocks=own)
+    assert "darker" in loaded.blocks.sub_blocks

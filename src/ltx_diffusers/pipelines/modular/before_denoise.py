@@ -11,10 +11,7 @@ from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec, In
 
 from ...functional.latents import pack_latents
 from .core import check_one_structure, placeholders, request_of, steps_of, texts_given
-from .parameters import DEFAULTS, MODEL_NAME, components, inputs, outputs
-
-ELSEWHERE = ("return_dict", "callback_on_step_end", "callback_on_step_end_tensor_inputs")
-"""Arguments of the pipeline that blocks don't have: a modular pipeline has its own ways for them."""
+from .parameters import DEFAULTS, DESCRIPTIONS, MODEL_NAME, components, inputs, outputs
 
 
 class LTXConditionSettingsStep(ModularPipelineBlocks):
@@ -37,8 +34,8 @@ class LTXConditionSettingsStep(ModularPipelineBlocks):
 
     @property
     def inputs(self) -> list[InputParam]:
-        """What it takes: every argument of the pipeline."""
-        return inputs(*(name for name in DEFAULTS if name not in ELSEWHERE))
+        """What it takes: every argument of the pipeline that blocks have."""
+        return inputs(*(name for name in DESCRIPTIONS if name in DEFAULTS))
 
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
@@ -58,6 +55,7 @@ class LTXConditionSettingsStep(ModularPipelineBlocks):
             "decode_timestep",
             "decode_noise_scale",
             "tone_map_compression",
+            "prompt",
             "batch_size",
             "dtype",
         )
@@ -80,7 +78,7 @@ class LTXConditionSettingsStep(ModularPipelineBlocks):
         check_one_structure(steps._given(request))
         block.batch_size, block.dtype = request.num_prompts, steps.transformer.dtype
         for output in self.intermediate_outputs:
-            if output.name in DEFAULTS:
+            if output.name in DEFAULTS and (output.name != "prompt" or block.prompt is not None):
                 setattr(block, output.name, getattr(request, output.name))
         self.set_block_state(state, block)
         return pipeline, state

@@ -70,6 +70,7 @@ DESCRIPTIONS = {
     "tone_map_compression": "Presses down large latents before decoding, 0 to 1.",
     "skip_initial_inference_steps": "Steps of the schedule left out at its start.",
     "skip_final_inference_steps": "Steps of the schedule left out at its end.",
+    "prompt_enhancer": "Writes the prompts out first: a function of prompts and pictures.",
     "preset": "A preset, its name, 'auto' for that of the loaded model, or 'none'.",
 }
 

@@ -16,6 +16,9 @@ from .assembled import LTXConditionBlocks
 
 register()
 
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+"""Arguments that say how an index is fetched."""
+
 
 class LTXConditionModularPipeline(LTXModularPipeline):
     """`LTXConditionBlocks`, or blocks composed with them, with their components.
@@ -44,14 +47,9 @@ class LTXConditionModularPipeline(LTXModularPipeline):
         collection: str | None = None,
         **kwargs: Any,
     ) -> None:
-        revision = kwargs.get("revision")
         source = None if pretrained_model_name_or_path is None else str(pretrained_model_name_or_path)
         blocks = LTXConditionBlocks() if blocks is None else blocks
         super().__init__(blocks, source, components_manager, collection, **kwargs)
-        if revision is not None:
-            for spec in self._component_specs.values():
-                if spec.pretrained_model_name_or_path == source:
-                    spec.revision = revision
 
     @classmethod
     def from_pretrained(
@@ -77,7 +75,28 @@ class LTXConditionModularPipeline(LTXModularPipeline):
             InputError: If it isn't an LTX-Video pipeline, or was saved with other blocks and none are given.
             OSError: If there is no such pipeline.
         """
-        return cls(blocks, pretrained_model_name_or_path, components_manager, collection, **kwargs)
+        hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
+        modular, index = cls._load_pipeline_config(str(pretrained_model_name_or_path), **hub)
+        saved = None if modular is None else modular.get("_blocks_class_name")
+        if blocks is None and saved not in (None, LTXConditionBlocks.__name__):
+            raise InputError(
+                f"{pretrained_model_name_or_path} was saved with blocks of its own, and code isn't saved",
+                got=saved,
+                fix="pass blocks",
+            )
+        pipeline = cls(
+            blocks,
+            pretrained_model_name_or_path,
+            components_manager,
+            collection,
+            modular_config_dict=modular,
+            config_dict=index,
+            **kwargs,
+        )
+        if index is not None and "revision" in hub:
+            for spec in pipeline._component_specs.values():
+                spec.revision = hub["revision"]
+        return pipeline
 
     @classmethod
     def from_pipe(cls, pipeline: LTXPipelineBase, blocks: ModularPipelineBlocks | None = None) -> Self:
