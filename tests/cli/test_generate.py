@@ -228,6 +228,7 @@ BAD = {
     "model folder": (["--model", "full"], "no model"),
     "model component": (["--model", "alone"], "single component"),
     "repository": (["--model", "Lightricks/LTX-Vidoe"], "Lightricks/LTX-Video"),
+    "a video as an image": (["--image", "first.mp4@8"], "--video"),
     "mask alone": (["--image", "first.png", "--mask", "first.png"], "--source"),
     "source alone": (["--source", "first.png"], "--mask, --retake or --outpaint"),
     "frame": (["--image", "first.png@x"], "'x'", "last"),

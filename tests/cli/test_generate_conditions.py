@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.loras import some_lora
 from helpers.saved_models import DEFAULTS, save_tiny_pipeline
 from PIL import Image
 
@@ -18,6 +19,7 @@ from ltx_diffusers import (
     VideoCondition,
 )
 from ltx_diffusers.cli import app
+from ltx_diffusers.conversion.lora.files import write_lora
 from ltx_diffusers.data.video import read_video, write_video
 from ltx_diffusers.pipelines.two_stage import generate_in_two_stages
 
@@ -144,6 +146,20 @@ def test_a_named_preset_and_a_sampler(model: str, pipeline: LTXConditionPipeline
     # What is given wins over the preset.
     frames = made("--model", model, "--preset", "2b-distilled-0.9.6", "--steps", 2, "--guidance", 3, name="b")
     assert_same(frames, expected(pipeline, num_inference_steps=2, guidance_scale=3.0))
+
+
+def test_loras_with_their_weights(model: str, pipeline: LTXConditionPipeline) -> None:
+    """Oracle: a pipeline of its own with the same adapters."""
+    adapted = LTXConditionPipeline.from_pretrained(model)
+    adapted.set_progress_bar_config(disable=True)
+    for number in (1, 2):
+        write_lora(some_lora(seed=number), Path(f"{number}.safetensors"), "comfy")
+        adapted.load_lora_weights(f"{number}.safetensors", adapter_name=f"l{number}")
+    adapted.set_adapters(["l1", "l2"], [0.5, 1.0])
+    frames = made("--model", model, "--lora", "1.safetensors:0.5", "--lora", "2.safetensors", "--steps", 2)
+    assert_same(frames, expected(adapted, num_inference_steps=2))
+    assert np.abs(frames - expected(pipeline, num_inference_steps=2)).max() > 1
+    assert json.loads(Path("out.json").read_text())["loras"] == ["1.safetensors:0.5", "2.safetensors"]
 
 
 @pytest.mark.parametrize(

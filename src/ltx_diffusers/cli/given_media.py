@@ -24,6 +24,7 @@ DEFAULT_OVERLAP = 9
 DEFAULT_DENOISE_STRENGTH = 0.6
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 _WHITE = 128
 
 
@@ -77,7 +78,7 @@ def read_media(settings: Settings) -> Media:
     """
     files = {name: getattr(settings, name) for name in FILES}
     media = Media(
-        images=tuple(read_image(given.file) for given in settings.images),
+        images=tuple(_read_picture(given.file) for given in settings.images),
         videos=tuple(_read_clip(given.file) for given in settings.videos),
         references=tuple(_read_clip(given.file) for given in settings.references),
         **{name: None if given is None else _read_clip(given.file) for name, given in files.items()},
@@ -269,6 +270,12 @@ def _overlap(settings: Settings, frames: int) -> int:
 def _whole_latents(frames: int) -> int:
     """The largest 8k + 1 that isn't above a number of frames."""
     return (frames - 1) // LTX_RATIOS.time * LTX_RATIOS.time + 1
+
+
+def _read_picture(file: str) -> np.ndarray:
+    if Path(file).suffix.lower() in _VIDEOS:
+        raise InputError(f"{file} isn't a picture but a video", fix="give it with --video")
+    return read_image(file)
 
 
 def _read_clip(file: str) -> Clip:
