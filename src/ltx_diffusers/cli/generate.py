@@ -141,6 +141,14 @@ def command(
         str | None, _option("What strengths below 1 mean: official or proportional.", panel=_GIVEN)
     ] = None,
     negative: Annotated[str | None, _option("What the video should not show.", panel=_SAMPLING)] = None,
+    enhance: Annotated[
+        str | None,
+        _option(
+            "Let a chat model of transformers write the prompt out: a folder or repository.",
+            panel=_SAMPLING,
+            metavar="MODEL",
+        ),
+    ] = None,
     seed: Annotated[
         int | None, _option("The same seed gives the same video. \\[default: random]", panel=_SAMPLING)
     ] = None,

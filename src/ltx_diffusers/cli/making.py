@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .enhancing import Writer
 from .given_media import follow, joined, read_media
 from .records import check_record_replaceable, record_of, record_path, write_record
 from .settings import DTYPES, FILE_LISTS, FILES, NO_PRESET, Settings
@@ -73,6 +74,7 @@ class Maker:
         self.verbose = verbose
         self._loaded: tuple[tuple, Any] | None = None
         self._upsampler: tuple[tuple, Any] | None = None
+        self._writer = Writer()
 
     def make(
         self,
@@ -127,6 +129,10 @@ class Maker:
 
             torch.cuda.reset_peak_memory_stats(where)
             stages.synchronize = lambda: torch.cuda.synchronize(where)
+        if settings.enhance is not None:
+            stages.begin("prompt")
+        settings, written = self._writer.written(settings, media, where, quiet=not self.verbose)
+        stages.begin("load")
         pipeline = self._pipeline(source, settings, where, dtype)
         upsampler = None
         if between is not None:
@@ -138,7 +144,7 @@ class Maker:
         stages.begin("write")
         if settings.join:
             frames = joined(settings, media, frames)
-        record = record_of(settings) | dict(remarks or {})
+        record = record_of(settings) | written | dict(remarks or {})
         path = write_video(output, frames, settings.frame_rate, record, format)
         write_record(record_file, record)
         return Made(path, record_file, settings, len(frames), steps, peak_memory(), _gpu_peak(where))

@@ -42,6 +42,7 @@ class Settings:
     Attributes:
         prompt: What the video shows.
         negative_prompt: What it should not show.
+        enhance: A chat model that writes the prompt out first: a folder or repository.
         seed: Of all random draws.
         model: "embedded", a folder, a repository `owner/name`, or a checkpoint file.
         text_encoder: For a checkpoint file: folder or repository with its text encoder and tokenizer.
@@ -82,6 +83,7 @@ class Settings:
 
     prompt: str
     negative_prompt: str | None = None
+    enhance: str | None = None
     seed: int | None = None
     model: str = "embedded"
     text_encoder: str | None = None
@@ -231,6 +233,7 @@ _NAMES = tuple(field.name for field in fields(Settings))
 _TEXTS = (
     "prompt",
     "negative_prompt",
+    "enhance",
     "model",
     "text_encoder",
     "version",
