@@ -251,9 +251,7 @@ def test_an_interrupted_video_goes_on_where_it_was(pipeline, calls, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         list(video)
     calls.clear()
-    video = pipeline.stream(
-        **CALL, generator=seeded(4), resume_folder=folder, callback_on_step_end=lambda *_: {}
-    )
+    video = pipeline.stream(**CALL, generator=seeded(4), resume_folder=folder)
     assert np.array_equal(np.concatenate(list(video)), expected)
     assert len(calls) == 1
     video.files.remove()
@@ -303,6 +301,7 @@ def test_a_callback_that_stops_ends_the_video_with_the_window_before(pipeline, c
         ({"prompt": [(0, "a"), (9, "b")]}, "can't begin"),
         ({"prompt": ["a red circle", "a blue square"]}, "prompt"),
         ({"decode_frames": 24}, "decode_frames"),
+        ({"decode_frames": 24.0}, "decode_frames"),
         ({"decode_overlap_frames": 24}, "overlap"),
         ({"num_videos_per_prompt": 2}, "one at a time"),
         ({"generator": [seeded()]}, "generator"),

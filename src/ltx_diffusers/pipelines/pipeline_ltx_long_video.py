@@ -32,6 +32,7 @@ _TAKEN = (
     "prompt_attention_mask",
 )
 _CONDITIONS = ("conditions", "image", "video", "frame_index", "strength")
+_CALLBACK = ("callback_on_step_end", "callback_on_step_end_tensor_inputs")
 
 
 class LTXLongVideoPipeline(LTXConditionPipeline):
@@ -136,7 +137,10 @@ class LTXLongVideoPipeline(LTXConditionPipeline):
         )
         ratio = self.ratios.time
         size, overlap = window_sizes(whole.num_frames, overlap_frames, num_frames, ratio)
-        if decode_frames % ratio != 1 or decode_overlap_frames % ratio:
+        decoded = (decode_frames, decode_overlap_frames)
+        if not all(isinstance(number, int) for number in decoded) or (
+            decode_frames % ratio != 1 or decode_overlap_frames % ratio
+        ):
             raise InputError(
                 f"decode_frames must be {ratio}k + 1, and decode_overlap_frames a multiple of {ratio}",
                 got=f"{decode_frames} and {decode_overlap_frames}",
@@ -204,7 +208,9 @@ class LTXLongVideoPipeline(LTXConditionPipeline):
                 "start": call.window.start,
                 "end": call.window.end,
                 "seed": call.seed,
-                "call": digest(call.arguments),
+                "call": digest(
+                    {name: call.arguments[name] for name in call.arguments if name not in _CALLBACK}
+                ),
             }
             for call in calls
         ]
