@@ -15,6 +15,8 @@ from diffusers.modular_pipelines import (
 )
 from diffusers.modular_pipelines.ltx.decoders import LTXVaeDecoderStep
 from diffusers.modular_pipelines.ltx.encoders import LTXTextEncoderStep
+from helpers.loras import largest_error, output, saved
+from helpers.loras import pipeline as lora_pipeline
 from tiny import tiny_components
 
 from ltx_diffusers import (
@@ -326,6 +328,16 @@ def test_a_repository_of_diffusers_gets_our_classes_and_the_releases_settings(tm
     theirs.load_components()
     assert type(theirs.transformer).__module__.startswith("diffusers")
     assert np.allclose(videos(theirs), expected(pipeline), atol=1e-4)
+
+
+def test_loras_load_as_into_the_other_pipelines(tmp_path):
+    path, result = saved(tmp_path / "one")
+    modular = LTXConditionModularPipeline.from_pipe(lora_pipeline(LTXConditionPipeline))
+    report = modular.load_lora_weights(path, "style")
+    assert report.matched and not report.unmatched and modular.get_active_adapters() == ["style"]
+    assert largest_error(output(modular.transformer), result) < 5e-6
+    modular.unload_lora_weights()
+    assert largest_error(output(modular.transformer), result) > 1e-3
 
 
 def test_other_models_and_missing_blocks_are_refused(tmp_path):

@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-from diffusers.modular_pipelines import ComponentsManager, LTXModularPipeline, ModularPipelineBlocks
+from diffusers.modular_pipelines import (
+    ComponentsManager,
+    LTXModularPipeline,
+    ModularPipeline,
+    ModularPipelineBlocks,
+)
 
 from ...errors import InputError
 from ...integration import register
 from ...models.recorded import with_recorded
 from ..base import LTXPipelineBase
+from ..lora import LTXLoraMixin
 from ..release import COMPONENTS, LIBRARY, OWN_CLASSES, inferred_settings, own_classes
 from .assembled import LTXConditionBlocks
 
@@ -20,11 +26,11 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "
 """Arguments that say how an index is fetched."""
 
 
-class LTXConditionModularPipeline(LTXModularPipeline):
+class LTXConditionModularPipeline(LTXLoraMixin, LTXModularPipeline):
     """`LTXConditionBlocks`, or blocks composed with them, with their components.
 
     It is Diffusers' `LTXModularPipeline` with our blocks and classes: blocks of either find here what they ask for,
-    and LoRAs load.
+    and LoRAs load as into our other pipelines.
 
     Args:
         blocks: The blocks; `LTXConditionBlocks` if None.
@@ -99,11 +105,13 @@ class LTXConditionModularPipeline(LTXModularPipeline):
         return pipeline
 
     @classmethod
-    def from_pipe(cls, pipeline: LTXPipelineBase, blocks: ModularPipelineBlocks | None = None) -> Self:
+    def from_pipe(
+        cls, pipeline: LTXPipelineBase | ModularPipeline, blocks: ModularPipelineBlocks | None = None
+    ) -> Self:
         """A modular pipeline with the components of a loaded one; nothing is copied.
 
         Args:
-            pipeline: Any of our pipelines.
+            pipeline: Any of our pipelines, modular or not.
             blocks: The blocks; `LTXConditionBlocks` if None.
         """
         made = cls(blocks)
