@@ -170,3 +170,16 @@ def test_files_are_read_and_masks_have_the_sources_size(tmp_path: Path) -> None:
         InputError, match="the mask must have the size of the source; got 90x64; expected 96x64"
     ):
         read_media(settings(source=clip, mask=mask))
+
+
+def test_of_long_videos_only_what_is_used_is_read(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip", numbered(40), RATE, format="frames")
+    clip = str(tmp_path / "clip")
+    media = read_media(settings(extend=clip, extend_backward=clip))
+    assert numbers(media.extend.frames) == list(range(31, 40))
+    assert numbers(media.extend_backward.frames) == list(range(9))
+    assert numbers(read_media(settings(extend=clip, overlap=17)).extend.frames) == list(range(23, 40))
+    assert len(read_media(settings(extend=clip, join=True)).extend.frames) == 40
+    assert len(read_media(settings(extend=clip, fps=4)).extend.frames) == 40
+    assert len(read_media(settings(from_video=clip, frames=17)).from_video.frames) == 17
+    assert len(read_media(settings(from_video=clip)).from_video.frames) == 40

@@ -143,9 +143,22 @@ def test_max_frames_and_non_contiguous_input(tmp_path: Path) -> None:
     for format in FORMATS:
         path = write_video(path_for(tmp_path, format), clip, 24)
         assert len(read_video(path, max_frames=3)[0]) == 3
+        whole, rate = read_video(path)
+        for options, kept in (
+            ({"last_frames": 2}, whole[-2:]),
+            ({"max_frames": 4, "last_frames": 3}, whole[1:4]),
+        ):
+            part, same_rate = read_video(path, **options)
+            assert np.array_equal(part, kept)
+            assert same_rate == pytest.approx(
+                rate, rel=0.1 if format == "gif" and "max_frames" in options else 1e-6
+            )
+        assert np.array_equal(read_video(path, last_frames=len(whole) + 5)[0], whole)
     assert np.array_equal(read_video(path)[0], clip)
     with pytest.raises(InputError, match="positive"):
         read_video(path, max_frames=0)
+    with pytest.raises(InputError, match="last_frames must be positive"):
+        read_video(path, last_frames=0)
 
 
 def test_stored_rotation_is_applied(tmp_path: Path) -> None:

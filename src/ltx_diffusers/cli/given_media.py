@@ -70,7 +70,7 @@ class Media:
 
 
 def read_media(settings: Settings) -> Media:
-    """Read every file that a video is made from.
+    """Read every file that a video is made from; of the long ones that are worked on no more than is used.
 
     Raises:
         MediaError: If a file is missing or can't be read.
@@ -81,7 +81,10 @@ def read_media(settings: Settings) -> Media:
         images=tuple(_read_picture(given.file) for given in settings.images),
         videos=tuple(_read_clip(given.file) for given in settings.videos),
         references=tuple(_read_clip(given.file) for given in settings.references),
-        **{name: None if given is None else _read_clip(given.file) for name, given in files.items()},
+        **{
+            name: None if given is None else _read_clip(given.file, **_used_part(settings, name))
+            for name, given in files.items()
+        },
     )
     if media.mask is not None and media.mask.frames.shape[1:3] != media.source.frames.shape[1:3]:
         raise InputError(
@@ -278,10 +281,21 @@ def _read_picture(file: str) -> np.ndarray:
     return read_image(file)
 
 
-def _read_clip(file: str) -> Clip:
+def _read_clip(file: str, **part: int) -> Clip:
     if Path(file).suffix.lower() in _PICTURES and not Path(file).is_dir():
         return Clip(read_image(file)[None], None)
-    return Clip(*read_video(file))
+    return Clip(*read_video(file, **part))
+
+
+def _used_part(settings: Settings, name: str) -> dict[str, int]:
+    """Which frames of a file are used, as `read_video` takes it, where that is known before it is read."""
+    overlap = settings.overlap or DEFAULT_OVERLAP
+    if settings.frame_rate is not None or (settings.join and name.startswith("extend")):
+        return {}  # how many frames are shown at another rate, its own rate decides
+    if name == "extend":
+        return {"last_frames": overlap}
+    length = overlap if name == "extend_backward" else settings.num_frames
+    return {} if length is None else {"max_frames": length}
 
 
 def _size_text(clip: Clip) -> str:

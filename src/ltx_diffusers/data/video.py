@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 import uuid
+from collections import deque
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
@@ -171,7 +172,9 @@ def write_video(
     return path
 
 
-def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[np.ndarray, float]:
+def read_video(
+    path: str | os.PathLike, max_frames: int | None = None, last_frames: int | None = None
+) -> tuple[np.ndarray, float]:
     """Read the first video stream of a file, or a folder of PNG frames that `write_video` made.
 
     A rotation stored by the camera is applied; pixels that aren't square are not corrected; transparency is
@@ -180,18 +183,21 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[
     Args:
         path: The file or folder.
         max_frames: Stop after so many frames.
+        last_frames: Of these, keep only so many, the last ones; the others take no memory.
 
     Returns:
         The frames, uint8 (F, H, W, 3), and the frames per second (the average if the rate varies).
 
     Raises:
         MediaError: If the file is missing, damaged, or has no video frames.
-        InputError: If `max_frames` isn't positive.
+        InputError: If `max_frames` or `last_frames` isn't positive.
     """
-    if max_frames is not None and max_frames < 1:
-        raise InputError("max_frames must be positive", got=max_frames)
+    for name, count in (("max_frames", max_frames), ("last_frames", last_frames)):
+        if count is not None and count < 1:
+            raise InputError(f"{name} must be positive", got=count)
     path = _existing(path, "video")
-    return _read_folder(path, max_frames) if path.is_dir() else _read_file(path, max_frames)
+    read = _read_folder if path.is_dir() else _read_file
+    return read(path, max_frames, last_frames)
 
 
 def read_image(path: str | os.PathLike | IO[bytes]) -> np.ndarray:
@@ -316,10 +322,10 @@ def _remove(path: Path) -> None:
 # --- reading ---
 
 
-def _read_file(path: Path, max_frames: int | None) -> tuple[np.ndarray, float]:
+def _read_file(path: Path, max_frames: int | None, last_frames: int | None) -> tuple[np.ndarray, float]:
     import av
 
-    frames: list[np.ndarray] = []
+    frames: deque[np.ndarray] = deque(maxlen=last_frames)
     times: list[float] = []
     try:
         with av.open(str(path), metadata_errors="replace") as container:
@@ -331,7 +337,7 @@ def _read_file(path: Path, max_frames: int | None) -> tuple[np.ndarray, float]:
                 # FFmpeg counts counter-clockwise, as np.rot90 does.
                 frames.append(np.rot90(picture, round(frame.rotation / 90)) if frame.rotation else picture)
                 times.append(frame.time if frame.time is not None else math.nan)
-                if len(frames) == max_frames:
+                if len(times) == max_frames:
                     break
             rate = stream.average_rate or stream.guessed_rate
             is_gif = container.format.name == "gif"
@@ -344,7 +350,7 @@ def _read_file(path: Path, max_frames: int | None) -> tuple[np.ndarray, float]:
     span = times[-1] - times[0]
     # FFmpeg derives a gif's rate from its first delay alone, which is rounded to hundredths of a second.
     if span > 0 and (is_gif or not rate):
-        fps = (len(frames) - 1) / span
+        fps = (len(times) - 1) / span
     elif rate:
         fps = float(rate)
     else:
@@ -359,14 +365,15 @@ def _folder_files(path: Path) -> list[Path]:
     return files
 
 
-def _read_folder(path: Path, max_frames: int | None) -> tuple[np.ndarray, float]:
+def _read_folder(path: Path, max_frames: int | None, last_frames: int | None) -> tuple[np.ndarray, float]:
     files = _folder_files(path)
     rate = _png_text(files[0]).get(PNG_RATE_KEY)
     if rate is None:
         raise MediaError(
             f"the frames in {path} don't say their frame rate", expected="a folder written as frames"
         )
-    frames = [read_image(file) for file in files[:max_frames]]
+    files = files[:max_frames]
+    frames = [read_image(file) for file in files[-(last_frames or len(files)) :]]
     if len({frame.shape for frame in frames}) > 1:
         raise MediaError(f"the frames in {path} differ in size")
     return np.stack(frames), float(Fraction(rate))
