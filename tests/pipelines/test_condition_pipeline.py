@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -160,6 +162,26 @@ def test_what_a_region_keeps_stays(pipeline, certain):
     kept[2:4, 0] = False
     torch.testing.assert_close(latents[0, :, kept], expected[0, :, kept])
     assert not torch.isclose(latents[0, :, ~kept], expected[0, :, ~kept], atol=1e-2).any()
+
+
+def test_what_a_hidden_region_held_makes_no_difference(pipeline, components):
+    """`hide` paints it gray; left to itself it follows the transformer's config."""
+    keep = np.tri(HEIGHT, WIDTH) > 0
+    video, other = pictures(FRAMES, 1), pictures(FRAMES, 1)
+    other[:, ~keep] = 255 - other[:, ~keep]
+
+    def same(pipe, **hide) -> bool:
+        pair = [run(pipe, conditions=RegionOfVideo(clip, keep, **hide)) for clip in (video, other)]
+        return torch.equal(*pair)
+
+    assert same(pipeline, hide=True)
+    assert not same(pipeline)
+    trained_so = copy.deepcopy(components["transformer"])
+    trained_so.register_to_config(regions_hidden=True)
+    hiding = LTXConditionPipeline(**{**components, "transformer": trained_so})
+    hiding.set_progress_bar_config(disable=True)
+    assert same(hiding)
+    assert not same(hiding, hide=False)
 
 
 def test_a_clip_at_the_end_ends_there(pipeline):

@@ -132,6 +132,7 @@ def test_a_run_gives_its_clips(tmp_path, tiny_vae_folder):
         tmp_path, tiny_vae_folder, conditions={"first_frame": 0.0, "region": 0.5, "clips": clips}
     )
     task = TransformerTask(parse_config(TransformerTrainConfig, settings))
+    assert task.pipeline().transformer.config.regions_hidden
     batch = task.batch(0, 0, 1)
     assert batch["clip_mean"].shape == (4, 8, 1, 1, 2)
     assert batch["region_mean"].shape == (4, 8, 2, 1, 2) and batch["region_keep"].shape == (4, 2, 1, 2)

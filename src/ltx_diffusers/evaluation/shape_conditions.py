@@ -76,7 +76,7 @@ def _inpainting(
     hidden = np.stack(
         [np.where(kept[..., None], clip, np.float32(0.5)) for clip, kept in zip(true, keep, strict=True)]
     )
-    given = [[RegionOfVideo(to_bytes(clip), kept)] for clip, kept in zip(hidden, keep, strict=True)]
+    given = [[RegionOfVideo(to_bytes(clip), kept, hide=True)] for clip, kept in zip(true, keep, strict=True)]
     latents = generate_cases(pipeline, batch, size, conditions=given, output_type="latent")
 
     def frames(video: torch.Tensor) -> np.ndarray:

@@ -60,11 +60,15 @@ class RegionOfVideo:
         video: Pictures of the video's size and number.
         keep: Mask of pixels (frames, height, width) or (height, width) for every frame, True where it stays.
         strength: How strongly the kept part is given, 0 to 1.
+        hide: Whether the rest is painted gray before the VAE sees the video. If not, latents beside it know what was
+            there and lead back to it. None: as the transformer was trained (`regions_hidden` in its config; not, for
+            the released models).
     """
 
     video: Any
     keep: Any
     strength: float = 1.0
+    hide: bool | None = None
 
 
 @dataclass(frozen=True)

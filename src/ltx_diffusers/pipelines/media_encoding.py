@@ -37,6 +37,7 @@ def build_conditions(
     videos_per_prompt: int,
     generator: Generators,
     device: torch.device,
+    hide_regions: bool = False,
 ) -> list[Condition]:
     """Encode the conditions of a batch.
 
@@ -48,19 +49,25 @@ def build_conditions(
         videos_per_prompt: Each prompt makes so many videos in a row.
         generator: One, or one for each video.
         device: Where the VAE runs.
+        hide_regions: Whether the regions that are made anew are gray in what the VAE sees, unless they say so
+            themselves.
     """
     built = []
     for entries in zip(*per_prompt, strict=True):
-        pixels = torch.stack([_pixels(entry, size) for entry in entries]).to(device)
+        pixels = torch.stack([_pixels(entry, size, hide_regions) for entry in entries]).to(device)
         latents = encode_frames(vae, pixels, videos_per_prompt, generator)
         strength = torch.tensor([entry.strength for entry in entries]).repeat_interleave(videos_per_prompt)
         built.append(_condition(entries, latents, strength, ratios, videos_per_prompt, size))
     return built
 
 
-def _pixels(entry: Given, size: VideoSize) -> Tensor:
+def _pixels(entry: Given, size: VideoSize, hide_regions: bool) -> Tensor:
     """(3, F, H, W) in [-1, 1]."""
-    return video_pixels(entry.video) if isinstance(entry, RegionOfVideo) else prepared_pixels(entry, size)
+    if not isinstance(entry, RegionOfVideo):
+        return prepared_pixels(entry, size)
+    pixels = video_pixels(entry.video)
+    hide = hide_regions if entry.hide is None else entry.hide
+    return pixels * entry.keep.to(pixels) if hide else pixels  # 0 is gray
 
 
 def _condition(

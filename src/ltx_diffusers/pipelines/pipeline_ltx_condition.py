@@ -254,7 +254,14 @@ class LTXConditionPipeline(LTXPipelineBase):
         videos_per_entry = request.num_videos // len(given)
         size = VideoSize(request.num_frames, request.height, request.width)
         return build_conditions(
-            self.vae, given, size, self.ratios, videos_per_entry, request.generator, device
+            self.vae,
+            given,
+            size,
+            self.ratios,
+            videos_per_entry,
+            request.generator,
+            device,
+            hide_regions=bool(self.transformer.config.get("regions_hidden")),
         )
 
     def _initial_latents(self, request: Request, device: torch.device) -> Tensor | None:

@@ -224,6 +224,8 @@ class TransformerTask:
                     got=config.attention_backend,
                     fix=str(error),
                 ) from None
+        if config.conditions.region:
+            transformer.register_to_config(regions_hidden=True)
         self.scheduler = build(LTXFlowMatchScheduler, config.scheduler, "scheduler")
         self.module = TransformerTrainingModule(transformer, text_encoder, config, self.ratios)
         self.clips = open_clips(data, "train")

@@ -78,6 +78,8 @@ class LTXTransformer3DModel(
         default_width: The same for the width in pixels.
         default_num_frames: The same for the number of frames, 8k + 1.
         default_frame_rate: The same for the frames per second.
+        regions_hidden: Whether the model was trained on videos in which the region to be made anew is gray
+            (`RegionOfVideo.hide`). A record for pipelines.
 
     Raises:
         InputError: If the text width doesn't fit the heads, or a setting is of an unknown kind.
@@ -115,6 +117,7 @@ class LTXTransformer3DModel(
         default_width: int | None = None,
         default_num_frames: int | None = None,
         default_frame_rate: float | None = None,
+        regions_hidden: bool = False,
     ) -> None:
         super().__init__()
         dim = num_attention_heads * attention_head_dim
