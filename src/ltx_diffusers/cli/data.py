@@ -150,7 +150,7 @@ def _open_reader(source: str | None, config: Path | None, options: list[str], sp
 
 def _described(report: SetReport) -> Iterator[str]:
     total = report.pictures + report.videos
-    yield f"{_count(report.pictures, 'picture')}, {_count(report.videos, 'video')}, {report.bytes / 1e6:,.1f} MB"
+    yield f"{_count(report.pictures, 'picture')}, {_count(report.videos, 'video')}, {_size(report.bytes)}"
     if report.videos:
         frames = sorted(report.num_frames)
         yield (
@@ -189,6 +189,11 @@ def _listed(title: str, things: list[Any]) -> Iterator[str]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _size(number: int) -> str:
+    unit, name = next(((unit, name) for name, unit in reversed(_UNITS.items()) if number >= unit), (1, ""))
+    return f"{number / unit:.3g} {name}B".replace("KB", "kB")
 
 
 def _parse_bytes(text: str) -> int:

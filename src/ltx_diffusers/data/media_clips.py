@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 _ATTEMPTS = 64
 """Entries tried for one number before the set is given up."""
 
+_REMEMBERED = 2**17
+"""Numbers whose entries are kept in mind, for their captions."""
+
 # First words of the seeds of what is drawn, so that no two draws share their random numbers.
 _ORDER, _CLIP = 1, 2
 
@@ -82,18 +85,17 @@ class MediaClips:
         Raises:
             MediaError: If dozens of entries in a row can't be used.
         """
-        _, clip = self._read(number)
-        return clip
+        return self._read(number)
 
     def caption(self, number: int, rng: np.random.Generator) -> str:
         """The caption of a number's clip.
 
-        The first time this reads the clip: only that tells whether another entry takes its place.
+        If the clip wasn't read before, this reads it: only that tells whether another entry takes its place.
         """
         return self._resolve(number).caption
 
     def name(self, number: int) -> str:
-        """The file that a number's clip comes from; the first time this reads it."""
+        """The file that a number's clip comes from; reads it as `caption` does."""
         return self._resolve(number).name
 
     def with_size(
@@ -129,10 +131,10 @@ class MediaClips:
 
     def _resolve(self, number: int) -> MediaEntry:
         if number not in self._resolved:
-            self._resolved[number] = self._read(number)[0]
+            self._read(number)
         return self._resolved[number]
 
-    def _read(self, number: int) -> tuple[MediaEntry, Clip]:
+    def _read(self, number: int) -> Clip:
         if number < 0:
             raise InputError("clips are numbered from 0", got=number)
         problems = []
@@ -144,8 +146,10 @@ class MediaClips:
             except (MediaError, OSError) as error:
                 problems.append(self._skip(entry, error))
                 continue
-            clip = Clip(frames=frames.astype(np.float32) / 255, caption=entry.caption, name=entry.name)
-            return entry, clip
+            if len(self._resolved) >= _REMEMBERED:
+                self._resolved.clear()
+            self._resolved[number] = entry
+            return Clip(frames=frames.astype(np.float32) / 255, caption=entry.caption, name=entry.name)
         raise MediaError(f"none of {_ATTEMPTS} pictures and videos in a row could be used", got=problems[-1])
 
     def _entry(self, number: int) -> MediaEntry:
