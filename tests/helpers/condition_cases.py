@@ -74,9 +74,7 @@ CONDITIONS: dict[str, Callable[[int], list]] = {
 
 GUIDANCES: dict[str, Callable[[], Any]] = {
     "off": lambda: ClassifierFreeGuidance(1.0),
-    "rescaled": lambda: ClassifierFreeGuidance(4.0, 0.7),
-    "star": lambda: ClassifierFreeGuidance(4.0, star=True),
-    "values": lambda: SpatioTemporalGuidance(3.0, 0.5, stg_blocks=(1,)),
+    "rescaled star": lambda: ClassifierFreeGuidance(4.0, 0.7, star=True),
     "skip": lambda: SpatioTemporalGuidance(1.0, stg_blocks=(0,), stg_mode="attention-skip"),
     "block": lambda: SpatioTemporalGuidance(3.0, star=True, stg_blocks=(0,), stg_mode="transformer-block"),
     "by level": lambda: GuidanceByLevel(
