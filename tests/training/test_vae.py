@@ -99,7 +99,7 @@ def test_a_folder_without_a_vae_is_one_error(tmp_path):
 
 
 def test_batches_that_processes_cannot_share_are_refused_at_the_start(tmp_path, monkeypatch):
-    monkeypatch.setattr("ltx_diffusers.training.vae.PartialState", lambda: SimpleNamespace(num_processes=3))
+    monkeypatch.setattr("ltx_diffusers.training.vae.join_processes", lambda: SimpleNamespace(num_processes=3))
     with pytest.raises(InputError, match="multiple of the processes"):
         task(tmp_path)
 

@@ -61,8 +61,10 @@ def _train(task: type, config: object, resume: bool, threads: int | None) -> Non
     import torch
 
     from ..training.loop import Trainer, check_run
+    from ..training.processes import join_processes
     from .setup import set_up
 
+    join_processes()
     check_run(config, resume=resume)  # now: building the task may encode thousands of clips
     set_up()
     if threads is not None:

@@ -34,7 +34,8 @@ class Player:
         self.config = config
         self.accelerator = accelerator
         self.first_step, self.last_step = first_step, last_step
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.names, self.parameters = list(trained), list(trained.values())
         module.to(accelerator.device)
         optimizers = build_optimizers(module, config)
         self.module = accelerator.prepare(module)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 
 from ..data.pictures import contact_sheet
 from ..functional.latents import denormalize_latents, normalize_latents
@@ -21,6 +20,7 @@ from .clips import open_clips
 from .config import build, load_part
 from .learned_parts import has_learned_parts, load_learned_parts, save_learned_parts
 from .loop import Adversary
+from .processes import join_processes
 from .vae_batches import BatchPlan, read_batch
 from .vae_config import VAEStage, VAETrainConfig, compose_objectives
 
@@ -140,7 +140,7 @@ class VAETask:
         composition = self.module.objectives
         if config.initial_objectives is not None:
             load_learned_parts(composition, Path(config.initial_objectives))
-        self.plan = BatchPlan(config.stages, config.seed, PartialState().num_processes)
+        self.plan = BatchPlan(config.stages, config.seed, join_processes().num_processes)
         self.total_steps = self.plan.total_steps
         data = config.data
         for bucket in (bucket for stage in config.stages for bucket in stage.all_buckets()):

@@ -1,0 +1,18 @@
+"""The processes of a run, as their launcher (`accelerate launch`, torchrun) describes them."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from accelerate import PartialState
+
+
+def join_processes() -> PartialState:
+    """This process's place among those of the run; the first call connects them.
+
+    Accelerate connects processes that have no accelerator only if it is told to use the CPU; without that each of them
+    would take itself for the whole run.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return PartialState(cpu=True) if launched and not torch.accelerator.is_available() else PartialState()
