@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,20 @@ def test_what_does_not_fit_is_refused_before_any_model_runs(
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and words in err, err
     assert not Path("out.mp4").exists()
+
+
+def test_steps_that_a_distilled_model_does_not_allow(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model, "distilled")
+    config = Path("distilled/scheduler/scheduler_config.json")
+    allowed = {"allowed_inference_steps": [1.0, 0.75, 0.5, 0.25]}
+    config.write_text(json.dumps(json.loads(config.read_text()) | allowed))
+    monkeypatch.setattr(
+        LTXConditionPipeline, "encode_prompt", lambda *args, **kwargs: pytest.fail("a model runs")
+    )
+    assert run("--model", "distilled", "--steps", 3) == 2
+    assert "distilled for certain noise levels only" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -108,13 +108,15 @@ class Maker:
         if record_file.is_dir():
             raise MediaError(f"{record_file} is a folder", expected="room for the video's settings")
         check_record_replaceable(record_file)
-        media = read_media(settings)
         check_device_name(self._device)
         source = find_pipeline(settings.model, settings.text_encoder)
         between = None if settings.upsampler is None else find_upsampler(settings.upsampler)
+        stages = Stages() if stages is None else stages
+        if settings.given_files():
+            stages.begin("read")
+        media = read_media(settings)
         settings = follow(_hashed(settings), media)
 
-        stages = Stages() if stages is None else stages
         stages.begin("load")
         _check_names(settings)
         where = pick_device(self._device)

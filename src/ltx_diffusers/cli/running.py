@@ -12,6 +12,7 @@ import torch
 from ..geometry import VideoSize
 from ..pipelines.presets import Preset, get_preset, preset_of
 from ..pipelines.request import Request, with_defaults
+from ..pipelines.schedule import set_schedule, skip_steps
 from ..pipelines.two_stage import generate_in_two_stages
 from .given_media import DEFAULT_DENOISE_STRENGTH, Media, build_arguments
 from .settings import NO_PRESET, Settings
@@ -80,10 +81,12 @@ def run_pipeline(
     one_stage = call | {"preset": None if upsampler is not None else preset}
     checked = pipeline._prepared(Request.from_call(_call_defaults(pipeline) | one_stage))
     settings = _as_it_runs(settings, checked)
+    total = None if upsampler is not None else _num_steps(pipeline, checked)
 
     stages.begin("text")
     call |= _encoded(pipeline, settings, guided=checked.guided or upsampler is not None)
-    progress = _Progress(stages, ("denoise", "refine") if upsampler is not None else ("denoise",))
+    names = ("denoise", "refine") if upsampler is not None else ("denoise",)
+    progress = _Progress(stages, names, total_known=total is not None)
     call |= {
         # Drawn on the CPU, so that the noise doesn't depend on the device.
         "generator": torch.Generator("cpu").manual_seed(settings.seed),
@@ -91,7 +94,7 @@ def run_pipeline(
         "callback_on_step_end": progress,
         "callback_on_step_end_tensor_inputs": [],
     }
-    stages.begin("denoise")
+    stages.begin("denoise", total)
     if upsampler is None:
         output = pipeline(**call, preset=preset)
     else:
@@ -107,19 +110,21 @@ class _Progress:
     Args:
         stages: Where they are shown.
         names: A name for each pass.
+        total_known: Whether the first of these stages was begun with its number of steps.
 
     Attributes:
         steps: Steps done so far.
     """
 
-    def __init__(self, stages: Stages, names: tuple[str, ...]) -> None:
+    def __init__(self, stages: Stages, names: tuple[str, ...], *, total_known: bool) -> None:
         self._stages = stages
+        self._total_known = total_known
         self._names = list(names)
         self.steps = 0
 
     def __call__(self, pipeline: Any, index: int, timestep: torch.Tensor, tensors: dict) -> dict:
         """After the step `index` of a pass."""
-        if index == 0:
+        if index == 0 and not self._total_known:
             self._stages.begin(self._names[0], total=pipeline.num_timesteps)
         self._stages.advance()
         self.steps += 1
@@ -165,6 +170,20 @@ def _as_it_runs(settings: Settings, checked: Request) -> Settings:
     if settings.preset == NO_PRESET or settings.guidance_scale is not None:
         changes["guidance_scale"] = checked.guidance_scale
     return replace(settings, **changes)
+
+
+def _num_steps(pipeline: Any, checked: Request) -> int:
+    """Steps of a call; finds, before any model runs, a schedule that the model doesn't allow."""
+    size = checked.latent_size(pipeline.ratios)
+    set_schedule(
+        pipeline.scheduler,
+        checked,
+        num_tokens=size.frames * size.height * size.width,
+        vae_config=pipeline.vae.config,
+        device="cpu",
+    )
+    skip_steps(pipeline.scheduler, *checked.skipped_steps(len(pipeline.scheduler.timesteps)))
+    return len(pipeline.scheduler.timesteps)
 
 
 def _encoded(pipeline: Any, settings: Settings, *, guided: bool) -> dict[str, Any]:
