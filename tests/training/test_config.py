@@ -3,12 +3,18 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from ltx_diffusers.data import data_readers
 from ltx_diffusers.errors import InputError
-from ltx_diffusers.training.config import load_config, save_config
+from ltx_diffusers.geometry import VideoSize, latent_size
+from ltx_diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+from ltx_diffusers.models.autoencoders.released import RELEASED
+from ltx_diffusers.training.config import build, load_config, save_config
 from ltx_diffusers.training.transformer import TransformerTrainConfig
 from ltx_diffusers.training.vae import VAETrainConfig
+from ltx_diffusers.training.vae_config import compose_objectives
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -25,6 +31,29 @@ def config_file(tmp_path):
 def test_shipped_recipes_are_valid():
     load_config(VAETrainConfig, CONFIGS / "embedded/vae.yaml")
     load_config(TransformerTrainConfig, CONFIGS / "embedded/transformer.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "vae").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_of_the_vae_fit_together(path):
+    config = load_config(VAETrainConfig, path)
+    entries = {
+        name: entry for name, entry in config.objectives.items() if name != "lpips"
+    }  # needs its weights
+    composition = compose_objectives(config.model_copy(update={"objectives": entries}))
+    data = config.data
+    assert data.reader in data_readers
+    for bucket in (bucket for stage in config.stages for bucket in stage.all_buckets()):
+        size = VideoSize(bucket.num_frames, bucket.height or data.height, bucket.width or data.width)
+        composition.check_latents(latent_size(size))
+    with torch.device("meta"):
+        vae = build(AutoencoderKLLTX, config.model, "model")
+        if config.train == "decoder":
+            vae.encoder.requires_grad_(False)
+        composition.setup(vae)
+    if path.stem == "ltx":
+        expected = {name: list(v) if isinstance(v, tuple) else v for name, v in RELEASED["0.9.1"].items()}
+        ours = {name: list(v) if isinstance(v, tuple) else v for name, v in vae.config.items()}
+        assert expected.items() <= ours.items()
 
 
 def test_overrides_reach_sections_and_lists(config_file):
