@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     import torch
 
 AUTO = "auto"
+
+# Modules of the pipelines that `load_pipeline` loads.
+_PIPELINES = {
+    "LTXPipeline": "pipeline_ltx",
+    "LTXConditionPipeline": "pipeline_ltx_condition",
+    "LTXEditPipeline": "pipeline_ltx_edit",
+    "LTXLongVideoPipeline": "pipeline_ltx_long_video",
+}
 
 
 def find_pipeline(model: str, text_encoder: str | None = None) -> Path | str:
@@ -195,7 +204,7 @@ def load_pipeline(
         source: What `find_pipeline` found.
         device: Where the models go.
         dtype: Their dtype.
-        class_name: Of the pipeline, one of this library's.
+        class_name: Of the pipeline, a key of `_PIPELINES`.
         text_encoder: For a checkpoint file: a folder or repository with a text encoder and its tokenizer.
         version: For a checkpoint file: its release, where it can't tell.
         quiet: Whether the libraries below are silent.
@@ -212,9 +221,7 @@ def load_pipeline(
         hush()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-    import ltx_diffusers
-
-    pipeline_class = getattr(ltx_diffusers, class_name)
+    pipeline_class = getattr(import_module(f"..pipelines.{_PIPELINES[class_name]}", __package__), class_name)
     try:
         if isinstance(source, Path) and source.is_file():
             pipeline = pipeline_class.from_single_file(
