@@ -257,6 +257,9 @@ def test_guidance_given_as_an_object(pipeline):
         ClassifierFreeGuidance(4.0, 0.5, star=True),
     ):
         assert not torch.allclose(run(pipeline, guidance=other), plain, atol=1e-4)
+    assert pipeline.do_classifier_free_guidance
+    run(pipeline, guidance=SkipLayerGuidance(1.0, skip_layer_guidance_layers=[1]))
+    assert not pipeline.do_classifier_free_guidance
     # Nothing is kept for the next call.
     assert torch.equal(run(pipeline, guidance_scale=4.0, guidance_rescale=0.5), plain)
 

@@ -199,7 +199,9 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        """Whether the current call runs a negative pass."""
+        """Whether the current call runs a negative pass, at some of its steps at least."""
+        if self._given_guidance is not None:
+            return any(run.text == "negative" for run in self._given_guidance.all_passes())
         return self._guidance_scale > 1
 
     @property

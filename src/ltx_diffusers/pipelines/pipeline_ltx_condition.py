@@ -216,6 +216,11 @@ class LTXConditionPipeline(LTXPipelineBase):
                 )
 
     @property
+    def _hides_regions(self) -> bool:
+        """Whether the model was trained not to see what a region leaves out; a block alone may have no model."""
+        return self.transformer is not None and bool(self.transformer.config.get("regions_hidden"))
+
+    @property
     def _can_perturb(self) -> bool:
         """Whether the transformer, compiled or not, is ours: Diffusers' has no perturbed passes."""
         compiled = is_compiled_module(self.transformer)
@@ -261,7 +266,7 @@ class LTXConditionPipeline(LTXPipelineBase):
             videos_per_entry,
             request.generator,
             device,
-            hide_regions=bool(self.transformer.config.get("regions_hidden")),
+            hide_regions=self._hides_regions,
         )
 
     def _initial_latents(self, request: Request, device: torch.device) -> Tensor | None:
