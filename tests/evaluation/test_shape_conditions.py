@@ -26,7 +26,8 @@ class ConditionedPipeline:
     """Draws the true clip of each prompt, moved by `shift` of the frame's width from frame 9 on."""
 
     ratios, vae = LTX_RATIOS, ShiftingVAE()
-    transformer = SimpleNamespace(config={})
+    transformer = SimpleNamespace(config=SimpleNamespace(default_frame_rate=8.0))
+    turning = ("left", "right", "up", "down", "grow", "shrink")
 
     def __init__(self, shift: float = 0.0, outside: float = 0.0) -> None:
         self.specs = {case.seed: case.spec for case in draw_cases(COUNT)}
@@ -43,6 +44,16 @@ class ConditionedPipeline:
         if output_type == "latent":
             frames = torch.from_numpy(frames).permute(0, 4, 1, 2, 3) * 2 - 1
         return SimpleNamespace(frames=frames)
+
+    def stream(self, prompts, num_frames, *, height, width, generator):
+        """The clip, and then its last frame at rest or its way back, by the words of the second prompt."""
+        self.given.append(prompts)
+        spec = self.specs[generator.initial_seed()]
+        clip = render(spec, 17, height, width)
+        back = clip[::-1] if spec.motion in self.turning else np.repeat(clip[-1:], 17, axis=0)
+        frames = np.concatenate([clip, np.roll(back, round(self.shift * width), axis=2)[1:]])
+        assert len(frames) == num_frames
+        yield from np.split((frames * 255).round().astype(np.uint8), [10, 20])
 
     def _moved(self, spec):
         step = replace(spec, start=(spec.start[0] + self.shift, spec.start[1]))
@@ -105,6 +116,19 @@ def test_what_was_in_the_box_is_hidden():
         assert region.keep.any() and not region.keep.all()
         assert region.hide
         assert region.video[:, region.keep].std(axis=(0, 1)).max() < 1  # nothing of the shape is left
+
+
+def test_the_second_prompt_must_be_followed():
+    pipeline = ConditionedPipeline()
+    found = figures("two-prompts", pipeline)
+    still = sum(spec.motion == "still" for spec in pipeline.specs.values())
+    assert found["first motion"]["right"] == found["no jump"]["right"] == COUNT
+    assert found["second motion"]["right"] == COUNT - still
+    (begin, first), (turn, second) = pipeline.given[0]
+    assert (begin, turn) == (0, 2) and first != second
+    pipeline.turning = ()
+    assert figures("two-prompts", pipeline)["second motion"]["right"] == 0
+    assert figures("two-prompts", ConditionedPipeline(shift=0.1))["no jump"]["right"] == 0
 
 
 def test_every_part_can_be_asked_for():

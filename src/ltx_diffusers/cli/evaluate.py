@@ -27,6 +27,7 @@ class Part(Enum):
     extend = "extend"
     extend_backward = "extend-backward"
     inpaint = "inpaint"
+    two_prompts = "two-prompts"
 
 
 _PARTS = {
@@ -37,6 +38,7 @@ _PARTS = {
     Part.extend: "extension",
     Part.extend_backward: "extension-backward",
     Part.inpaint: "inpainting",
+    Part.two_prompts: "two-prompts",
 }
 _BY_DEFAULT = (Part.t2v, Part.i2v, Part.vae)
 _REPORT = "shapes.json"

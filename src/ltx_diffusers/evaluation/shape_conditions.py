@@ -4,7 +4,8 @@
     extension, extension-backward: the clip's first or last 9 frames are given, and the motion must go on from there
         without a jump;
     inpainting: the box of latents where the shape stands is hidden and made anew with another colour, and the outside
-        must stay as it was given.
+        must stay as it was given;
+    two-prompts: a long video of twice the length, whose prompt turns the motion round in the middle.
 
 What is measured on the shape's path: its largest distance from the true path, and the largest difference between a
 step and the true step, a jump; both as shares of the frame's side.
@@ -23,6 +24,7 @@ from ..data.moving_shapes import COLORS, ClipSpec, caption, render
 from ..geometry import CompressionRatios, VideoSize
 from ..pipelines.media import RegionOfVideo, VideoCondition
 from ..pipelines.pipeline_ltx_condition import LTXConditionPipeline
+from ..pipelines.pipeline_ltx_long_video import LTXLongVideoPipeline
 from .judge import Reading, ShapesJudge
 from .reconstruction import decode_by_default, reconstruct
 from .shape_cases import JudgedClip, ShapeCase, generate_cases, mean_psnr, to_bytes
@@ -33,6 +35,8 @@ MOTION_BOUND = 0.05
 """Largest jump that counts as none, as a share of the frame's side; the fastest shape moves half as far a frame."""
 
 _GIVEN_FRAMES = 9
+_TURNED = {"left": "right", "right": "left", "up": "down", "down": "up", "grow": "shrink", "shrink": "grow"}
+_TURNED["still"] = "shrink"
 _VISIBLE = 0.02  # difference from the background that tells a true clip's object
 
 
@@ -68,7 +72,7 @@ def _extension_backward(
 def _inpainting(
     pipeline: Any, batch: Sequence[ShapeCase], size: VideoSize, judge: ShapesJudge
 ) -> Iterator[JudgedClip]:
-    pipeline = _condition_pipeline(pipeline)
+    pipeline = _pipeline_of(LTXConditionPipeline, pipeline)
     specs = [_standing_in_a_corner(case.spec) for case in batch]
     true = np.stack([render(spec, *size) for spec in specs])
     keep = [_around_the_object(clip, pipeline.ratios) for clip in true]
@@ -94,11 +98,38 @@ def _inpainting(
         yield JudgedClip("inpainting", case, to_bytes(after), reading, right, figures)
 
 
+def _two_prompts(
+    pipeline: Any, batch: Sequence[ShapeCase], size: VideoSize, judge: ShapesJudge
+) -> Iterator[JudgedClip]:
+    pipeline = _pipeline_of(LTXLongVideoPipeline, pipeline)
+    half = size.frames - 1
+    for case in batch:
+        turned = replace(case.spec, motion=_TURNED[case.spec.motion])
+        rate = pipeline.transformer.config.default_frame_rate
+        prompts = [(0.0, caption(case.spec)), (half / rate, caption(turned))]
+        video = pipeline.stream(
+            prompts, 2 * half + 1, height=size.height, width=size.width, generator=case.generator()
+        )
+        frames = np.concatenate(list(video))
+        before, after = judge.read(frames[: half + 1]), judge.read(frames[half:])
+        track = judge.read(frames).track
+        jump = (
+            1.0 if track is None else float(np.nan_to_num(np.hypot(*np.diff(track, axis=0).T), nan=1.0).max())
+        )
+        right = {
+            "first motion": before.motion == case.spec.motion,
+            "second motion": after.motion == turned.motion,
+            "no jump": jump <= MOTION_BOUND,
+        }
+        yield JudgedClip("two-prompts", case, frames, after, right, {"jump": jump})
+
+
 CONDITION_PARTS: dict[str, Part] = {
     "first-and-last-frame": _first_and_last,
     "extension": _extension,
     "extension-backward": _extension_backward,
     "inpainting": _inpainting,
+    "two-prompts": _two_prompts,
 }
 """The parts by name: each makes and judges the clips of a batch."""
 
@@ -115,7 +146,7 @@ def _follow(
     """Make clips of which a part is given, and compare their paths with the true ones."""
     true = [to_bytes(render(case.spec, *size)) for case in batch]
     videos = generate_cases(
-        _condition_pipeline(pipeline), batch, size, conditions=[given(clip) for clip in true]
+        _pipeline_of(LTXConditionPipeline, pipeline), batch, size, conditions=[given(clip) for clip in true]
     )
     for case, clip, frames in zip(batch, true, videos, strict=True):
         reading = judge.read(frames)
@@ -162,10 +193,10 @@ def _around_the_object(clip: np.ndarray, ratios: CompressionRatios) -> np.ndarra
     return keep
 
 
-def _condition_pipeline(pipeline: Any) -> Any:
-    """The pipeline that takes conditions, of the same components; what isn't a pipeline of ours is called as it is."""
-    if not hasattr(pipeline, "components") or isinstance(pipeline, LTXConditionPipeline):
+def _pipeline_of(kind: Any, pipeline: Any) -> Any:
+    """A pipeline of a kind, of the same components; what isn't one of ours is called as it is."""
+    if not hasattr(pipeline, "components") or isinstance(pipeline, kind):
         return pipeline
-    made = LTXConditionPipeline(**pipeline.components)
+    made = kind(**pipeline.components)
     made.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
     return made
