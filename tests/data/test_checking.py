@@ -62,7 +62,7 @@ def test_a_list_that_says_something_else_than_its_files(tmp_path: Path) -> None:
     report = check_set(*find_entries(tmp_path / "list.json"))
     assert [(problem.name, problem.reason.split()[1]) for problem in report.wrong] == [
         ("clip1.mp4", "fps"),
-        ("clip2.mp4", "width"),
+        ("clip2.mp4", "size"),
         ("clip2.mp4", "duration"),
     ]
     assert [problem.name for problem in report.broken] == ["gone.mp4"]

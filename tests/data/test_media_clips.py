@@ -130,6 +130,8 @@ def test_broken_files_are_left_out_and_listed(tmp_path: Path, caplog: pytest.Log
     (tmp_path / "clip0.txt").write_bytes(b"\xff\xfe\xff")
     reader = FolderClips(1, 32, 32, path=tmp_path, held_out_share=0.001)
     again = FolderClips(1, 32, 32, path=tmp_path, held_out_share=0.001)
+    assert "the set has 1 unusable parts; the first is clip0.txt" in caplog.text
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
         clips = [reader[number] for number in range(40)]
     assert {clip.name for clip in clips} <= {"clip0.mp4", "clip1.mp4", "clip2.mp4"}
@@ -138,7 +140,7 @@ def test_broken_files_are_left_out_and_listed(tmp_path: Path, caplog: pytest.Log
     assert len(held_out) == 2  # a picture and a video
     assert met == set(broken) - held_out | {"clip0.txt"}
     assert len(met) == len(reader.skipped)
-    assert len(caplog.records) == len(met) - 1  # the caption was listed before
+    assert len(caplog.records) == len(met) - 1  # the caption was reported before
     assert any("at least 32x32" in problem.reason for problem in reader.skipped)
     for number in (31, 7, 23):  # the replacement follows from the number, not from what was read before
         np.testing.assert_array_equal(again[number].frames, clips[number].frames)

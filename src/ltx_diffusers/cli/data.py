@@ -106,7 +106,6 @@ def preview_command(
     held_out: Annotated[bool, typer.Option("--held-out", help="Show the held-out clips.")] = False,
 ) -> None:
     """Draw clips as training would see them, with their captions and files."""
-    from ..data.clips import skipped_by
     from ..data.pictures import contact_sheet
     from ..data.video import check_image_writable, write_image
 
@@ -122,8 +121,6 @@ def preview_command(
             titles.append(" | ".join(filter(None, (clip.name, clip.caption)))[:160])
             advance()
     write_image(output, np.asarray(contact_sheet(videos, titles)))
-    for line in _listed("left out", list(skipped_by(reader))):
-        typer.echo(line, err=True)
     typer.echo(
         f"{output}: {_count(count, 'clip')} of {reader.num_frames} frames, {reader.width}x{reader.height}"
     )

@@ -169,10 +169,17 @@ def _count(report: SetReport, entry: MediaEntry, facts: MediaFacts) -> None:
 
 def _disagreements(entry: MediaEntry, facts: MediaFacts) -> Iterator[str]:
     """Where a list or metadata say something else than the file."""
-    pairs = [(("width",), facts.width), (("height",), facts.height)]
-    if not entry.is_picture:
-        pairs += [(("fps", "frame_rate"), facts.frame_rate), (("duration", "seconds"), facts.seconds)]
-    for names, true in pairs:
+    width, height = number_in(entry.facts, "width"), number_in(entry.facts, "height")
+    if width not in (None, facts.width) or height not in (None, facts.height):
+        said = "x".join("?" if side is None else f"{side:g}" for side in (width, height))
+        yield f"its size is {facts.width}x{facts.height}, not {said} as its metadata say"
+    if entry.is_picture:
+        return
+    frame = 1 / facts.frame_rate if facts.frame_rate else 0.0
+    for names, true, slack in (
+        (("fps", "frame_rate"), facts.frame_rate, 0.0),
+        (("duration", "seconds"), facts.seconds, frame),
+    ):
         said = number_in(entry.facts, *names)
-        if said is not None and true and abs(said - true) > _TOLERANCE * true + 1 / (facts.frame_rate or 1e9):
+        if said is not None and true and abs(said - true) > _TOLERANCE * true + slack:
             yield f"its {names[0]} is {true:g}, not {said:g} as its metadata say"

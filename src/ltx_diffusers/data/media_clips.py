@@ -70,6 +70,8 @@ class MediaClips:
         self._of_split = split_entries(entries, split, self.cut.held_out_share)
         # Shared by all sizes of one reader, so that each thing is listed and reported once.
         self._skipped: dict[Problem, None] = dict.fromkeys(problems)
+        if problems and split == "train":  # the held-out reader of the same set would say it again
+            logger.warning("the set has %d unusable parts; the first is %s", len(problems), problems[0])
         self._resolved: dict[int, MediaEntry] = {}
         self._choose_usable()
         self._sizes = {(num_frames, height, width): self}
