@@ -210,7 +210,7 @@ def test_conditions_are_prepared_as_they_ask():
 
 
 def test_a_placed_picture_keeps_its_size_and_may_be_compressed():
-    picture = photo(64, 32)
+    picture = photo(64, 64)
     placed = shown(VideoCondition(image=picture, place=(0, 0), crf=29))
     assert np.array_equal(placed[0], compressed(picture, 29)) and not np.array_equal(placed[0], picture)
     with pytest.raises(InputError, match="keeps its own size"):

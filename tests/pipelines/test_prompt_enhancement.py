@@ -227,7 +227,7 @@ def test_the_enhancer_sees_first_frames_only(pipe) -> None:
     last = VideoCondition(image=PICTURE, frame_index=-1)
     given = [[VideoCondition(image=PICTURE), last], [last]]
     make(pipe, prompt=["a red circle", "a wall"], conditions=given, prompt_enhancer=enhance)
-    expected = torch.from_numpy(PICTURE).permute(2, 0, 1) / 255
+    expected = torch.from_numpy(PICTURE).permute(2, 0, 1)
     assert torch.equal(seen[0][0], expected)
     assert seen[0][1] is None
     make(pipe, prompt="a wall", video=clip, prompt_enhancer=enhance)

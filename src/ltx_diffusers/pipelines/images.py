@@ -22,7 +22,7 @@ def split_images(image: Any) -> list[Image.Image | Tensor]:
             or a tensor (3, H, W); numbers are uint8, or floats in [0, 1].
 
     Returns:
-        PIL images, or tensors (3, H, W) of floats in [0, 1].
+        PIL images, or tensors (3, H, W), uint8 or floats in [0, 1].
 
     Raises:
         InputError: If something isn't such an image.
@@ -33,6 +33,14 @@ def split_images(image: Any) -> list[Image.Image | Tensor]:
     if not images:
         raise InputError("no image was given", got=image)
     return [_single(entry) for entry in images]
+
+
+def as_pil(picture: Image.Image | Tensor) -> Image.Image:
+    """One of `split_images`' pictures as a PIL image in RGB."""
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    pixels = picture if picture.dtype == torch.uint8 else (picture * 255).round().to(torch.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels.detach().permute(1, 2, 0).cpu().numpy()))
 
 
 def check_images(image: Any, num_prompts: int) -> None:
@@ -116,7 +124,7 @@ def _single(image: Any) -> Image.Image | Tensor:
             expected="(height, width, 3) as an array, (3, height, width) as a tensor",
         )
     if tensor.dtype == torch.uint8:
-        return tensor / 255
+        return tensor  # a clip in floats would be four times as large
     if not tensor.is_floating_point() or not bool(((tensor >= 0) & (tensor <= 1)).all()):
         raise InputError(
             "an image's values are out of range",
@@ -131,6 +139,7 @@ def _resized(image: Image.Image | Tensor, height: int, width: int) -> Tensor:
     if isinstance(image, Image.Image):
         image = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
         return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
+    image = image / 255 if image.dtype == torch.uint8 else image
     if image.shape[1:] == (height, width):
         return image.cpu()
     resized = functional.interpolate(image[None].cpu(), (height, width), mode="bicubic", antialias=True)

@@ -14,12 +14,11 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
 from diffusers.utils import logging
 from PIL import Image
 
 from ..errors import InputError, MediaError
-from .images import split_images
+from .images import as_pil, split_images
 
 FITS = ("crop", "pad", "stretch")
 """Ways to bring a picture to another shape: cut what is too much, add black bars, or distort it."""
@@ -225,17 +224,10 @@ def compressed(pixels: np.ndarray, crf: int) -> np.ndarray:
 
 
 def _prepared(picture: Any, height: int, width: int, fit: str, blur: float, crf: int | None) -> np.ndarray:
-    pixels = np.array(fitted(_as_pil(picture), height, width, fit))
+    pixels = np.array(fitted(as_pil(picture), height, width, fit))
     if blur:
         pixels = blurred(pixels, blur)
     return compressed(pixels, crf) if crf else pixels
-
-
-def _as_pil(picture: Image.Image | torch.Tensor) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
-    pixels = (picture.detach().cpu().permute(1, 2, 0) * 255).round().to(torch.uint8)
-    return Image.fromarray(np.ascontiguousarray(pixels.numpy()))
 
 
 def _resized(picture: Image.Image, height: int, width: int) -> Image.Image:

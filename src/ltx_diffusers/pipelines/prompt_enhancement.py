@@ -18,7 +18,7 @@ from jinja2.exceptions import TemplateError
 from PIL import Image
 
 from ..errors import InputError
-from .images import split_images
+from .images import as_pil, split_images
 
 logger = logging.get_logger(__name__)
 
@@ -333,10 +333,7 @@ def _pil(image: Any) -> Image.Image:
     pictures = split_images(image)
     if len(pictures) != 1:
         raise InputError("a prompt has one picture, its first frame", got=f"{len(pictures)} pictures")
-    if isinstance(pictures[0], Image.Image):
-        return pictures[0].convert("RGB")
-    pixels = (pictures[0] * 255).round().to(torch.uint8).permute(1, 2, 0)
-    return Image.fromarray(pixels.cpu().numpy())
+    return as_pil(pictures[0])
 
 
 @contextmanager
