@@ -78,10 +78,10 @@ def shapes(
     pipeline = _load(model, device)
 
     from ..evaluation.shape_sheets import ShapeSheets
-    from ..evaluation.shapes import PARTS, evaluate_shapes
+    from ..evaluation.shapes import ALL_PARTS, evaluate_shapes
 
     chosen = {_PARTS[part] for part in only or _BY_DEFAULT}
-    parts = tuple(part for part in PARTS if part in chosen)
+    parts = tuple(part for part in ALL_PARTS if part in chosen)
     sheets = ShapeSheets()
     with _Progress(parts, prompts) as advance:
 

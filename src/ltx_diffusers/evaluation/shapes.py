@@ -33,7 +33,8 @@ from .shape_cases import JudgedClip, ShapeCase, draw_cases, generate_cases, mean
 from .shape_conditions import CONDITION_PARTS
 from .statistics import mean_interval, wilson_interval
 
-PARTS = ("text-to-video", "image-to-video", "vae", *CONDITION_PARTS)
+PARTS = ("text-to-video", "image-to-video", "vae")
+ALL_PARTS = (*PARTS, *CONDITION_PARTS)
 
 TARGETS: dict[tuple[str, str], float] = {
     ("text-to-video", "color"): 0.97,
@@ -64,7 +65,7 @@ def evaluate_shapes(
     *,
     num_prompts: int = 200,
     seed: int = 0,
-    parts: Sequence[str] = PARTS[:3],
+    parts: Sequence[str] = PARTS,
     size: VideoSize | None = None,
     batch_size: int = 10,
     image_pipeline: Any = None,
@@ -76,7 +77,7 @@ def evaluate_shapes(
         pipeline: `LTXPipeline`, or anything that is called like it; the part "vae" needs its `vae`.
         num_prompts: Held-out clips.
         seed: Another seed is another set of clips, wordings and noises.
-        parts: Which of `PARTS` to run.
+        parts: Which of `ALL_PARTS` to run.
         size: Frames, height and width in pixels; None for the size that the pipeline makes by default.
         batch_size: Clips that are made at a time. Every clip has its own source of noise.
         image_pipeline: The pipeline for image-to-video; made of `pipeline`'s components if None.
@@ -95,7 +96,7 @@ def evaluate_shapes(
         size = default_size(pipeline)
     clips: list[JudgedClip] = []
     seconds: dict[str, float] = {}
-    for part in (part for part in PARTS if part in parts):
+    for part in (part for part in ALL_PARTS if part in parts):
         start = time.perf_counter()
         for clip in _run(part, pipeline, image_pipeline, cases, size, batch_size):
             # The frames belong to the caller; 200 clips of them are not kept here.
@@ -124,10 +125,12 @@ def _check(num_prompts: int, parts: Sequence[str], batch_size: int) -> None:
     for name, value in (("num_prompts", num_prompts), ("batch_size", batch_size)):
         if value < 1:
             raise InputError(f"{name} must be positive", got=value)
-    unknown = [part for part in parts if part not in PARTS]
+    unknown = [part for part in parts if part not in ALL_PARTS]
     if unknown or not parts:
         raise InputError(
-            "unknown part of the evaluation", got=unknown or "none", expected=f"some of {', '.join(PARTS)}"
+            "unknown part of the evaluation",
+            got=unknown or "none",
+            expected=f"some of {', '.join(ALL_PARTS)}",
         )
 
 
