@@ -87,7 +87,7 @@ class MediaClips:
         Raises:
             MediaError: If dozens of entries in a row can't be used.
         """
-        return self._read(number)
+        return self._read(number)[1]
 
     def caption(self, number: int, rng: np.random.Generator) -> str:
         """The caption of a number's clip.
@@ -132,11 +132,10 @@ class MediaClips:
             )
 
     def _resolve(self, number: int) -> MediaEntry:
-        if number not in self._resolved:
-            self._read(number)
-        return self._resolved[number]
+        known = self._resolved.get(number)
+        return known if known is not None else self._read(number)[0]
 
-    def _read(self, number: int) -> Clip:
+    def _read(self, number: int) -> tuple[MediaEntry, Clip]:
         if number < 0:
             raise InputError("clips are numbered from 0", got=number)
         problems = []
@@ -151,7 +150,8 @@ class MediaClips:
             if len(self._resolved) >= _REMEMBERED:
                 self._resolved.clear()
             self._resolved[number] = entry
-            return Clip(frames=frames.astype(np.float32) / 255, caption=entry.caption, name=entry.name)
+            clip = Clip(frames=frames.astype(np.float32) / 255, caption=entry.caption, name=entry.name)
+            return entry, clip
         raise MediaError(f"none of {_ATTEMPTS} pictures and videos in a row could be used", got=problems[-1])
 
     def _entry(self, number: int) -> MediaEntry:

@@ -38,6 +38,7 @@ class DataConfig(StrictModel):
         frame_rate: Frames per second that the clips are meant to be shown at.
         seed: Chooses the set.
         options: Further settings of the reader, such as the `path` of files.
+        read_ahead: Steps whose clips are read while the model works, each in a thread. The clips are the same.
     """
 
     reader: str = "moving-shapes"
@@ -47,6 +48,7 @@ class DataConfig(StrictModel):
     frame_rate: float = Field(default=8.0, gt=0)
     seed: int = Field(default=0, ge=0)
     options: dict[str, Any] = Field(default_factory=dict)
+    read_ahead: int = Field(default=0, ge=0)
 
     def model_post_init(self, _context: Any) -> None:
         """Check the size. Raises `InputError` naming the nearest valid one."""

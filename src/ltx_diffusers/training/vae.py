@@ -21,6 +21,7 @@ from .config import build, load_part
 from .learned_parts import has_learned_parts, load_learned_parts, save_learned_parts
 from .loop import Adversary
 from .processes import join_processes
+from .read_ahead import ReadAhead
 from .vae_batches import BatchPlan, read_batch
 from .vae_config import VAEStage, VAETrainConfig, compose_objectives
 
@@ -154,18 +155,22 @@ class VAETask:
                 adversaries, config.discriminator.optimizer, adversaries.first_step, self._adversary_inputs
             )
         self.clips, held_out = open_clips(data), open_clips(data, "held-out")
+        self._read = ReadAhead(self._read_share, data.read_ahead, self.total_steps)
         self.validation_frames = [held_out[index].frames for index in range(config.validation_clips)]
 
     def batch(self, step: int, rank: int, world_size: int) -> dict[str, Any]:
         """This rank's clips of a step; see `VAETrainingModule.forward`."""
         share = self.plan.share(step, rank, world_size)
-        read = read_batch(self.clips, share)
+        read = self._read(step, rank, world_size)
         return {
             "video": to_model_range(read["frames"]),
             "captions": read["captions"],
             "foreground_weight": share.stage.foreground_weight,
             "step": step,
         }
+
+    def _read_share(self, step: int, rank: int, world_size: int) -> dict[str, Any]:
+        return read_batch(self.clips, self.plan.share(step, rank, world_size))
 
     def describe_sample(self, step: int, rank: int, world_size: int, index: int) -> str:
         """Words that identify a sample's clip."""
