@@ -42,6 +42,11 @@ def test_the_stand_in_is_frozen_repeatable_and_blind_to_nothing_but_equality():
     assert torch.equal(objective(record(video, video)), torch.zeros(2))
     near = objective(record(video, video + 0.05 * other))
     assert (near > 0).all() and (near < losses / 4).all()
+    assert (objective(record(video, 0.5 * video)) > near).all()  # contrast counts
+    flat = torch.zeros_like(video)
+    assert (
+        objective(record(flat, flat + 0.01 * other)) < 1e-3
+    ).all()  # and next to nothing is next to nothing
 
 
 class FakeLPIPS(nn.Module):

@@ -17,6 +17,8 @@ from ..errors import InputError
 from . import objectives
 from .vae_objective import VAEObjective, VAEPass
 
+_BIAS = 0.3
+
 
 class Perceptual(VAEObjective):
     """Distance of frames by any callable; the mean over frames.
@@ -127,20 +129,22 @@ class RandomFeatureDistance(nn.Module):
     def __init__(self, seed: int, channels: tuple[int, ...]) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.kernels = nn.ParameterList()
+        self.kernels, self.biases = nn.ParameterList(), nn.ParameterList()
         last = 3
         for width in channels:
             kernel = torch.randn(width, last, 3, 3, generator=generator)
             self.kernels.append(nn.Parameter(kernel * (2 / (9 * last)) ** 0.5))
+            # Without biases, scaling to length 1 would forget contrast and blow up what little flat grounds hold.
+            self.biases.append(nn.Parameter(_BIAS * torch.randn(width, generator=generator)))
             last = width
 
     def forward(self, result: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
         """Distance of each pair of frames, (N,)."""
         total: torch.Tensor | float = 0.0
-        for kernel in self.kernels:
-            kernel = kernel.to(result.dtype)
+        for kernel, bias in zip(self.kernels, self.biases, strict=True):
+            kernel, bias = kernel.to(result.dtype), bias.to(result.dtype)
             result, original = (
-                F.leaky_relu(F.conv2d(x, kernel, stride=2, padding=1), 0.2) for x in (result, original)
+                F.leaky_relu(F.conv2d(x, kernel, bias, stride=2, padding=1), 0.2) for x in (result, original)
             )
             difference = F.normalize(result, dim=1) - F.normalize(original, dim=1)
             total = total + difference.square().sum(1).mean((1, 2))
