@@ -24,6 +24,8 @@ _HOMES = {
     "LTXPipeline": "ltx_diffusers.pipelines.pipeline_ltx",
     "LTXTransformer3DModel": "ltx_diffusers.models.transformers.transformer_ltx",
     "PromptEnhancer": "ltx_diffusers.pipelines.prompt_enhancement",
+    "PatchDiscriminator2D": "ltx_diffusers.models.discriminators.patch",
+    "PatchDiscriminator3D": "ltx_diffusers.models.discriminators.patch",
     "ReferenceVideo": "ltx_diffusers.pipelines.media",
     "RegionOfVideo": "ltx_diffusers.pipelines.media",
     "VideoCondition": "ltx_diffusers.pipelines.media",
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin as SchedulerMixin
 
     from .models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX as AutoencoderKLLTX
+    from .models.discriminators.patch import PatchDiscriminator2D as PatchDiscriminator2D
+    from .models.discriminators.patch import PatchDiscriminator3D as PatchDiscriminator3D
     from .models.transformers.transformer_ltx import LTXTransformer3DModel as LTXTransformer3DModel
     from .models.upsamplers.latent_upsampler_ltx import LTXLatentUpsampler as LTXLatentUpsampler
     from .pipelines.media import ReferenceVideo as ReferenceVideo
