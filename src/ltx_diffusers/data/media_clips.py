@@ -81,6 +81,11 @@ class MediaClips:
         """What was left out so far, each thing once."""
         return tuple(self._skipped)
 
+    @property
+    def num_entries(self) -> int:
+        """Pictures and videos that clips of this size may come from; so many numbers use each of them once."""
+        return len(self._entries)
+
     def __getitem__(self, number: int) -> Clip:
         """The clip of a number.
 
