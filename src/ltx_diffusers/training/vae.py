@@ -22,7 +22,7 @@ from .learned_parts import has_learned_parts, load_learned_parts, save_learned_p
 from .loop import Adversary
 from .processes import join_processes
 from .read_ahead import ReadAhead
-from .vae_batches import BatchPlan, read_batch
+from .vae_batches import BatchPlan, clips_of_bucket, read_batch
 from .vae_config import VAEStage, VAETrainConfig, compose_objectives
 
 __all__ = [
@@ -174,7 +174,8 @@ class VAETask:
 
     def describe_sample(self, step: int, rank: int, world_size: int, index: int) -> str:
         """Words that identify a sample's clip."""
-        return self.clips.name(self.plan.share(step, rank, world_size).numbers[index])
+        share = self.plan.share(step, rank, world_size)
+        return clips_of_bucket(self.clips, share.bucket).name(share.numbers[index])
 
     def validate(self, folder: Path) -> dict[str, float]:
         """PSNR (dB) at the levels 0, 0.05 and 0.2 of latent noise; a contact sheet of originals above results."""
