@@ -80,6 +80,7 @@ def test_all_registries_are_gathered() -> None:
         "schedules",
         "objectives",
         "autoencoders",
+        "discriminators",
         "data_readers",
         "measures",
     }
