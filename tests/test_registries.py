@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers.configuration_utils import FrozenDict
 from helpers.media_sets import write_clips, write_tar
 from torch import Tensor
 
@@ -370,7 +371,7 @@ def test_an_objective_that_changes_latents_keeps_their_shape_and_takes_the_gener
     if not issubclass(entry, VAEObjective) or entry.on_latents is VAEObjective.on_latents:
         pytest.skip("leaves latents alone")
     objective = entry()
-    objective.setup(SimpleNamespace(config=SimpleNamespace(latent_channels=CHANNELS)))
+    objective.setup(SimpleNamespace(config=FrozenDict(latent_channels=CHANNELS)))
     latents = torch.randn(2, CHANNELS, *SIZE, generator=seeded(11))
 
     def changed(seed: int) -> list[Tensor]:

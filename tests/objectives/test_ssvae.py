@@ -4,13 +4,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLWan
+from diffusers.configuration_utils import FrozenDict
 
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.functional.local_correlation import window_correlation
 from ltx_diffusers.geometry import VideoSize
+from ltx_diffusers.objectives.composition import Composition, Term
 from ltx_diffusers.objectives.latent_masking import LatentMasking
 from ltx_diffusers.objectives.local_correlation import LocalCorrelation
-from ltx_diffusers.objectives.vae_objective import PosteriorPass
+from ltx_diffusers.objectives.vae import L1
+from ltx_diffusers.objectives.vae_objective import PosteriorPass, VAEPass
 
 
 def draw(*shape, seed=0):
@@ -85,7 +89,7 @@ def test_unfit_latents_and_settings_are_refused():
 def masking(channels=6, **settings):
     objective = LatentMasking(**settings)
     torch.manual_seed(0)
-    objective.setup(SimpleNamespace(config=SimpleNamespace(latent_channels=channels)))
+    objective.setup(SimpleNamespace(config=FrozenDict(latent_channels=channels)))
     return objective
 
 
@@ -142,3 +146,32 @@ def test_the_token_gets_a_gradient_in_every_step():
 def test_bad_masking_is_refused(settings):
     with pytest.raises(InputError):
         LatentMasking(**settings)
+
+
+@pytest.mark.parametrize("kind", ["wan", "hunyuan"])
+def test_both_work_on_other_autoencoders(kind):
+    """Losses, factor and token on VAEs of Diffusers, whose layers and configs have other names."""
+    torch.manual_seed(0)
+    if kind == "wan":
+        vae = AutoencoderKLWan(base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    else:
+        vae = AutoencoderKLHunyuanVideo(
+            latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4
+        )
+    composition = Composition(
+        {
+            "l1": Term(L1()),
+            "lcr": Term(LocalCorrelation(), 0.002, LocalCorrelation.default_balance),
+            "lmr": Term(LatentMasking(ratios=(0.5,), probabilities=(1.0,))),
+        }
+    )
+    composition.setup(vae)
+    video = torch.rand(1, 3, 9, 32, 32)
+    posterior = vae.encode(video).latent_dist
+    losses = [composition.on_posterior(PosteriorPass(video, posterior.mean, posterior.logvar), 0)]
+    latents = composition.on_latents(posterior.mean, torch.Generator().manual_seed(0), 0)
+    record = VAEPass(video, vae.decode(latents).sample, posterior.mean, posterior.logvar)
+    losses.append(composition.on_reconstruction(record, 0))
+    composition.combine(losses, vae)["loss"].mean().backward()
+    assert 0 < composition.diagnostics()["lcr/factor"] < 1e8
+    assert composition.terms["lmr"].token.grad.abs().sum() > 0

@@ -56,7 +56,9 @@ class LatentMasking(VAEObjective):
 
     def setup(self, vae: nn.Module) -> None:
         """Draw the token, (1, C, 1, 1, 1)."""
-        self.token = nn.Parameter(torch.randn(1, vae.config.latent_channels, 1, 1, 1))
+        config = vae.config
+        channels = config.latent_channels if "latent_channels" in config else config.z_dim  # Wan's VAE
+        self.token = nn.Parameter(torch.randn(1, channels, 1, 1, 1))
 
     def on_latents(self, latents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Latents (B, C, F', H', W') with some of them replaced."""

@@ -176,7 +176,7 @@ class Trainer:
                     self.accelerator.log(
                         {f"train/{name}": value for name, value in figures.items()}, self.step
                     )
-                    progress.log(self.step, figures)
+                    progress.log(self.step, _main_figures(figures))
                 if self.config.validate_every and self.step % self.config.validate_every == 0:
                     progress.log(self.step, self.validate())
                 if self.step % self.config.checkpoint_every == 0 or self.step == self.task.total_steps:
@@ -219,7 +219,11 @@ class Trainer:
 
     def _means(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
         """Means over the samples of all processes."""
-        return {name: self.accelerator.gather(loss.detach()).mean().item() for name, loss in losses.items()}
+        stacked = torch.stack([loss.detach().float() for loss in losses.values()])
+        gathered = self.accelerator.gather(stacked).reshape(
+            -1, *stacked.shape
+        )  # one transfer for all of them
+        return dict(zip(losses, gathered.mean((0, 2)).tolist(), strict=True))
 
     def validate(self) -> dict[str, float]:
         """Let the task measure the averaged weights; pictures go into the run's `validation/step-N`."""
@@ -285,3 +289,8 @@ class Trainer:
 
     def _use_trained_weights(self) -> None:
         self.ema.restore(self.parameters)
+
+
+def _main_figures(figures: dict[str, float]) -> dict[str, float]:
+    """Figures for a line: without the diagnostics of single terms, which are in the logs."""
+    return {name: value for name, value in figures.items() if "/" not in name.removeprefix("adversary/")}
