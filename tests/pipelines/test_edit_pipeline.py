@@ -7,13 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_components
 from torch import Tensor
 
 from ltx_diffusers import LTXEditPipeline
 from ltx_diffusers.denoising.editing import FlowEdit, RFInversion
 from ltx_diffusers.errors import InputError, UnknownNameError
 from ltx_diffusers.functional.latents import pack_latents
-from tiny import tiny_components
 
 VIDEO = np.random.default_rng(0).integers(0, 256, (9, 64, 96, 3), dtype=np.uint8)
 CALL = {
