@@ -15,6 +15,7 @@ from PIL import Image
 from ltx_diffusers import LTXLongVideoPipeline
 from ltx_diffusers.cli import app
 from ltx_diffusers.cli.long import read_prompts
+from ltx_diffusers.cli.records import read_settings
 from ltx_diffusers.data.video import read_metadata, read_video, write_video
 from ltx_diffusers.errors import InputError, MediaError
 
@@ -77,6 +78,7 @@ def test_the_record_makes_the_video_again(model: str) -> None:
         "prompts": [[0, PROMPT], [1.4, OTHER]],
         "model": model,
         **DEFAULTS,
+        "command": "long",
         "num_frames": 33,
         "window_frames": 9,
         "overlap_strength": 1.0,
@@ -93,6 +95,8 @@ def test_the_record_makes_the_video_again(model: str) -> None:
         assert run("--from-json", source, "-o", name) == 0
         assert Path(name).read_bytes() == Path("a.mp4").read_bytes()
     assert run("--from-json", "a.json", "--seconds", 1, "-o", "d.mp4", "a red circle") == 0
+    with pytest.raises(InputError, match="made by ltx-diffusers long"):
+        read_settings("a.json")
     changed = json.loads(Path("d.json").read_text())
     assert (changed["num_frames"], changed["prompts"]) == (9, [[0.0, "a red circle"]])
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, MediaError
-from .long_making import LongSettings, make_long, windows_folder
+from .long_making import COMMAND, LongSettings, make_long, windows_folder
 from .making import default_output
-from .records import read_settings
+from .records import GENERATE, read_settings
 from .settings import Settings, option_values
 from .stages import Stages
 
@@ -244,7 +244,7 @@ def _stored(path: Path | None) -> tuple[dict[str, Any], list[tuple[float, str]],
 
     if path is None:
         return {}, [], {}
-    common = read_settings(path)
+    common = read_settings(path, (GENERATE, COMMAND))
     is_json = path.suffix.lower() == ".json"
     record = json.loads(path.read_text(encoding="utf-8")) if is_json else read_metadata(path)
     pairs = record.get("prompts")

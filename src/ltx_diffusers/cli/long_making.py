@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _RESUME_FILE = "settings.json"
 
 
+COMMAND = "long"
+"""What records of long videos say they were made by."""
+
+
 @dataclass(frozen=True)
 class LongSettings:
     """What a long video is made from, besides what every video is. None stands for the pipeline's default.
@@ -74,7 +78,8 @@ class LongSettings:
     def record(self) -> dict[str, Any]:
         """What is stored of it, and the versions that made it."""
         own = {name: value for name, value in self.windowing().items() if value is not None}
-        return record_of(self.common) | {"prompts": [list(pair) for pair in self.prompts]} | own
+        prompts = [list(pair) for pair in self.prompts]
+        return {"command": COMMAND} | record_of(self.common) | {"prompts": prompts} | own
 
 
 @dataclass(frozen=True)

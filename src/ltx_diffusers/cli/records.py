@@ -19,6 +19,9 @@ from ..errors import InputError, MediaError
 from .conditions import GivenFile
 from .settings import NO_PRESET, Settings
 
+GENERATE = "generate"
+"""The command whose records don't name theirs."""
+
 _VERSIONS_OF = ("ltx-diffusers", "torch", "diffusers", "transformers")
 
 
@@ -96,11 +99,15 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_settings(path: str | os.PathLike) -> dict[str, Any]:
+def read_settings(path: str | os.PathLike, commands: tuple[str, ...] = (GENERATE,)) -> dict[str, Any]:
     """The settings stored in a record, or inside a video that `generate` made; those that a `Settings` takes.
 
+    Args:
+        path: The record or the video.
+        commands: Which commands' videos will do.
+
     Raises:
-        InputError: If there are none.
+        InputError: If there are none, or another command made the video.
         MediaError: If the file is missing or unreadable.
     """
     path = Path(path)
@@ -117,10 +124,11 @@ def read_settings(path: str | os.PathLike) -> dict[str, Any]:
         raise InputError(
             f"{path} holds no settings", expected="a JSON file or a video that generate has written"
         )
-    if "command" in record:
+    command = record.get("command", GENERATE)
+    if command not in commands:
         raise InputError(
-            f"{path} was made by ltx-diffusers {record['command']}",
-            expected="a video that generate has written",
+            f"{path} was made by ltx-diffusers {command}",
+            expected=f"a video that {' or '.join(commands)} has written",
         )
     return settings_of_record(record)
 
