@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import evaluate_vae
+from .report_files import check_folder as _check_folder
+from .report_files import replace_file as _replace
+from .report_files import write_json
+
 if TYPE_CHECKING:
     from ..evaluation.shapes import JudgedClip
 
@@ -44,9 +49,9 @@ _BY_DEFAULT = (Part.t2v, Part.i2v, Part.vae)
 _REPORT = "shapes.json"
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps `shapes` a subcommand while it is the only one."""
+app.command("reconstruction")(evaluate_vae.reconstruction)
+app.command("latents")(evaluate_vae.latents)
+app.command("compare")(evaluate_vae.compare)
 
 
 @app.command("shapes")
@@ -99,23 +104,6 @@ def shapes(
     console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _check_folder(folder: Path) -> None:
-    """Find out before the long run whether its results can be written.
-
-    Raises:
-        InputError: If the path can't be a folder, or can't be written to.
-    """
-    import os
-
-    from ..errors import InputError
-
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise InputError(
-            "can't write to the output folder", got=str(folder), fix="choose another one with -o"
-        )
-
-
 def _load(model: str, device: str) -> Any:
     """The pipeline, on its device, without progress bars of its own.
 
@@ -165,26 +153,13 @@ class _Progress:
 
 def _write(folder: Path, report: dict[str, Any], sheets: Any) -> list[Path]:
     """Write the report and a sheet per part, each whole or not at all."""
-    import json
-
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for part in sheets.parts():
         sheet = sheets.draw(part)
         written.append(_replace(folder / f"{part}.png", lambda path, sheet=sheet: sheet.save(path, "PNG")))
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    written.append(_replace(folder / _REPORT, lambda path: path.write_text(text, encoding="utf-8")))
+    written.append(write_json(folder / _REPORT, report))
     return written
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> Path:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _print_tables(console: Any, report: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""Measures of videos, and the judge that reads moving-shapes clips back from their pixels.
+"""Measures of videos, of video autoencoders and their latents, and the judge of moving-shapes.
 
-Everything here but `shapes`, which runs pipelines, works on arrays alone and imports no torch.
+What compares videos (`metrics`, `judge`) works on arrays alone and imports no torch.
 """
 
-from .metrics import measures, psnr, ssim
+from .metrics import flicker, measures, psnr, ssim
 
-__all__ = ["measures", "psnr", "ssim"]
+__all__ = ["flicker", "measures", "psnr", "ssim"]

@@ -1,4 +1,4 @@
-"""Measures that compare a video with a reference, frame by frame: PSNR and SSIM. Higher is better in both.
+"""Measures that compare a video with a reference: PSNR and SSIM (higher is better), and flicker (lower is better).
 
 A measure is `measure(reference, other) -> float | ndarray (F,)` on two videos (F, H, W, 3) of one shape: one number
 for the video or one per frame. Plugins add theirs to `measures` in the same way.
@@ -83,6 +83,37 @@ def ssim(reference: Video, other: Video) -> np.ndarray:
             expected=f"at least {window}x{window} pixels",
         )
     return np.array([_frame_ssim(a, b) for a, b in zip(reference, other, strict=True)])
+
+
+def flicker_of_steps(reference: Video, other: Video) -> np.ndarray:
+    """How much each step from one frame to the next changes otherwise than in the reference.
+
+    The mean over pixels and channels of |(y_t+1 - y_t) - (x_t+1 - x_t)|, in grey levels of 255. An error that stays
+    the same over time doesn't count, one that comes and goes does.
+
+    Args:
+        reference: (F, H, W, 3); uint8, or floats in [0, 1]; numpy or torch.
+        other: The same shape; its type may differ.
+
+    Returns:
+        (F - 1,) float64.
+
+    Raises:
+        InputError: If the shapes differ, or aren't those of a video or an image.
+    """
+    reference, other = _pair(reference, other)
+    return 255 * np.abs(np.diff(other - reference, axis=0)).mean(axis=(1, 2, 3))
+
+
+@measures.register("flicker")
+def flicker(reference: Video, other: Video) -> float:
+    """Temporal flicker of a video in grey levels of 255: the mean of `flicker_of_steps`; 0 for a single frame.
+
+    Raises:
+        InputError: As in `flicker_of_steps`.
+    """
+    steps = flicker_of_steps(reference, other)
+    return float(steps.mean()) if len(steps) else 0.0
 
 
 def _pair(reference: Video, other: Video) -> tuple[np.ndarray, np.ndarray]:
