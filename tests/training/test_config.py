@@ -69,7 +69,11 @@ def test_overrides_reach_sections_and_lists(config_file):
 
 
 def test_round_trip(config_file, tmp_path):
-    config = load_config(VAETrainConfig, config_file, ["optimizer.betas=[0.8, 0.9]"])
+    overrides = [
+        "optimizer.betas=[0.8, 0.9]",
+        "objectives={l2: 1.0, wavelet: {weight: 0.5, options: {levels: 2}}}",
+    ]
+    config = load_config(VAETrainConfig, config_file, overrides)
     save_config(config, tmp_path / "again.yaml")
     assert load_config(VAETrainConfig, tmp_path / "again.yaml") == config
 
@@ -84,6 +88,9 @@ def test_round_trip(config_file, tmp_path):
         ("seed='1'", "seed"),
         ("optimizer.learning_rate=-1.0", "learning_rate"),
         ("stages.5.steps=1", "no such place"),
+        ("objectives={l1: much}", "objectives.l1.*valid number"),
+        ("objectives.l1={weigth: 1.0}", "objectives.l1.*did you mean weight"),
+        ("objectives.l1={balance: {kind: adaptive, cap: 1.0e4}}", "balance.cap.*sign in its exponent"),
         ("no-equals-sign", "key=value"),
         ("data.height=100", "96 or 128"),
         ("data.num_frames=18", "17 or 25"),

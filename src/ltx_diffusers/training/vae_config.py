@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from ..errors import InputError
 from ..geometry import LTX_RATIOS, check_video_size
@@ -100,6 +100,17 @@ class ObjectiveConfig(StrictModel):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+def _form(entry: Any) -> str:
+    """Tells the two forms apart before either is checked, so that an error is about the one that was meant."""
+    return "section" if isinstance(entry, (dict, ObjectiveConfig)) else "weight"
+
+
+ObjectiveEntry = Annotated[
+    Annotated[float, Tag("weight")] | Annotated[ObjectiveConfig, Tag("section")], Discriminator(_form)
+]
+"""A weight, or a section with more."""
+
+
 class DiscriminatorConfig(StrictModel):
     """Training of the discriminators of all adversarial objectives.
 
@@ -141,9 +152,7 @@ class VAETrainConfig(RunConfig):
     initial_objectives: str | None = None
     train: Literal["all", "decoder"] = "all"
     stages: tuple[VAEStage, ...] = Field(min_length=1)
-    objectives: dict[str, float | ObjectiveConfig] = Field(
-        default_factory=lambda: {"l1": 1.0, "l2": 1.0, "kl": 1e-4}
-    )
+    objectives: dict[str, ObjectiveEntry] = Field(default_factory=lambda: {"l1": 1.0, "l2": 1.0, "kl": 1e-4})
     learned_scale: bool = False
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     sample_posterior: bool = True
