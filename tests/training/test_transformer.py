@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_runs import transformer_run
+from helpers.tiny_runs import TINY_VAE, transformer_run
 
 from ltx_diffusers import LTXPipeline
+from ltx_diffusers.data.shape_clips import ShapeClips
 from ltx_diffusers.denoising.conditions import FirstFrameCondition
 from ltx_diffusers.denoising.guidance import ClassifierFreeGuidance
 from ltx_diffusers.denoising.state import from_noise
@@ -15,6 +16,7 @@ from ltx_diffusers.denoising.velocity import GuidedVelocity, TextFeatures
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.functional.coordinates import Placement
 from ltx_diffusers.functional.latents import unpack_latents
+from ltx_diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ltx_diffusers.training.config import parse_config
 from ltx_diffusers.training.latent_cache import cached_posteriors
 from ltx_diffusers.training.loop import Trainer
@@ -171,3 +173,15 @@ def test_time_coordinates_must_be_stated(tmp_path, tiny_vae_folder):
     }
     with pytest.raises(InputError, match="causal_temporal_positioning=true"):
         TransformerTask(parse_config(TransformerTrainConfig, settings))
+
+
+def test_deviations_of_every_channel_are_kept_where_they_differ(tmp_path):
+    torch.manual_seed(0)
+    vae = AutoencoderKLLTX(**TINY_VAE, shared_log_variance=False).eval()
+    clips = ShapeClips(9, 32, 32)
+    mean, deviation = cached_posteriors(vae, clips, 2, tmp_path)
+    video = to_model_range(clips[0].frames[None])
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = vae.encode(video).latent_dist.std.float()
+    assert deviation.shape == mean.shape
+    torch.testing.assert_close(deviation[:1], expected / vae.latents_std[None, :, None, None, None])

@@ -58,7 +58,8 @@ def cached_posteriors(
             with torch.autocast(vae.device.type, torch.bfloat16):
                 posterior = vae.encode(video).latent_dist
             means.append(posterior.mean.float().cpu())
-            deviations.append(posterior.std[:, :1].float().cpu())  # one log-variance for all channels
+            channels = 1 if vae.config.get("shared_log_variance", True) else None  # one for all channels
+            deviations.append(posterior.std[:, :channels].float().cpu())
         partial = path.with_suffix(".partial")
         save_file({"mean": torch.cat(means), "deviation": torch.cat(deviations)}, partial)
         partial.replace(path)

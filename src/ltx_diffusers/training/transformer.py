@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from pydantic import Field
 
 from ..data.moving_shapes import vocabulary
@@ -37,6 +36,7 @@ from .conditioning import (
 )
 from .config import RunConfig, StrictModel, build, load_part, share_of_batch
 from .latent_cache import View, cached_posteriors
+from .processes import join_processes
 from .text import build_text_encoder, build_word_tokenizer
 
 _VALIDATION_SEED = 1
@@ -193,7 +193,7 @@ class TransformerTask:
         data = config.data
         _check_clips(config)
         share_of_batch(
-            config.batch_size, PartialState().num_processes
+            config.batch_size, join_processes().num_processes
         )  # now, not after the clips are encoded
         self.vae = load_part(AutoencoderKLLTX, config.vae, "vae").requires_grad_(False).eval()
         self.ratios = CompressionRatios(
@@ -231,7 +231,7 @@ class TransformerTask:
         self.clips = open_clips(data, "train")
         self.held_out = open_clips(data, "held-out")
         folder = Path(config.output) / "cache"
-        processes = PartialState()
+        processes = join_processes()
         self.vae.to(processes.device)
         with processes.main_process_first():  # the others find the file
             self.posteriors = cached_posteriors(self.vae, self.clips, config.cached_clips, folder)
