@@ -11,7 +11,8 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from ltx_diffusers.errors import InputError, RegistrationError, UnknownNameError
-from ltx_diffusers.evaluation import measures, psnr, ssim
+from ltx_diffusers.evaluation import flicker, measures, psnr, ssim
+from ltx_diffusers.evaluation.metrics import flicker_of_steps
 
 
 @pytest.fixture
@@ -93,3 +94,24 @@ def test_the_package_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_flicker_is_what_changes_between_frames_otherwise_than_in_the_reference():
+    rng = np.random.default_rng(0)
+    reference = rng.uniform(0.2, 0.8, (5, 8, 8, 3))
+    assert flicker(reference, reference) == 0
+    assert flicker(reference, reference + 0.1) == pytest.approx(0)  # an error that stays isn't flicker
+    unsteady = reference.copy()
+    unsteady[1::2] += 0.1
+    assert flicker(reference, unsteady) == pytest.approx(0.1 * 255)
+    once = reference.copy()
+    once[2] -= 0.2
+    np.testing.assert_allclose(flicker_of_steps(reference, once), [0, 51, 51, 0], atol=1e-9)
+    assert flicker(reference[:1], once[:1]) == 0
+    assert measures.get("flicker") is flicker
+
+
+def test_flicker_of_a_frozen_copy_is_the_motion_it_lacks():
+    reference = np.zeros((3, 4, 4, 3))
+    reference[1], reference[2] = 0.1, 0.4
+    np.testing.assert_allclose(flicker_of_steps(reference, np.zeros_like(reference)), [25.5, 76.5])

@@ -41,6 +41,7 @@ def plot_channels(latents: Sequence[dict[str, Any]], names: Sequence[str], path:
     )
     left.legend(frameon=False, fontsize=8, loc="lower right")
     image = right.imshow(latents[-1]["correlation"], vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
+    right.grid(visible=False)
     right.set(xlabel="channel", ylabel="channel", title=f"channel autocorrelation: {names[-1]}")
     figure.colorbar(image, ax=right, shrink=0.85)
     return _save(figure, path)
@@ -70,7 +71,6 @@ def plot_spectrum(latents: Sequence[dict[str, Any]], names: Sequence[str], path:
     right.set(
         xlabel="principal components",
         ylabel="cumulative explained variance",
-        xscale="log",
         ylim=(0, 1.02),
         title="channel eigenspectrum",
     )
@@ -114,6 +114,8 @@ def plot_reconstruction(report: dict[str, Any], path: Path) -> Path:
     if "flicker" in by_frame:
         axes[1].plot(range(1, frames), by_frame["flicker"], marker=".")
     axes[1].set(xlabel="frame", ylabel="flicker (grey levels)", title="step into each frame")
+    for axis in axes[:2]:
+        axis.xaxis.get_major_locator().set_params(integer=True)
     if levels:
         values = [report["figures"][label]["psnr"]["mean"] for label in levels]
         axes[2].plot([float(label) for label in levels], values, marker="o", markersize=4)
