@@ -228,16 +228,27 @@ class VideoAutoencoder:
 
     def _stated(self, *names: str) -> float | None:
         for name in names:
-            value = getattr(self.model, name, None)
-            value = self.model.config.get(name) if value is None else value
+            value = self.model.config.get(name)
+            value = vars(self.model).get(name) if value is None else value
             if isinstance(value, int | float):
                 return value
         return None
 
 
 def first_latent_is_one_frame(num_frames: int, latent_frames: int) -> bool:
-    """Whether a causal autoencoder made these latents, whose first latent frame stands for the first frame alone."""
-    return latent_frames > 1 and num_frames > latent_frames and (num_frames - 1) % (latent_frames - 1) == 0
+    """Whether a causal autoencoder made these latents, whose first latent frame stands for the first frame alone.
+
+    That is, whether F = r (F' - 1) + 1 rather than F = r F'. Where both would do, r is taken to be a power of two.
+    """
+    if latent_frames < 2 or num_frames <= latent_frames or (num_frames - 1) % (latent_frames - 1):
+        return False
+    if num_frames % latent_frames:
+        return True
+    return _is_power_of_two((num_frames - 1) // (latent_frames - 1))
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
 
 
 def load_autoencoder(source: Path | str, subfolder: str | None, config_file: Path, **options: Any) -> Any:
