@@ -212,7 +212,7 @@ def latents(
         }
         stages.begin("write")
         output.mkdir(parents=True, exist_ok=True)
-        written = [write_json(output / "latents.json", report)]
+        written = [write_json(output / "latents.json", report, indent=None)]
         if _may_plot(notes):
             written += _plot_latents(output, reports)
             if len(reports) > 1:
@@ -281,7 +281,7 @@ def compare(
         }
         stages.begin("write")
         output.mkdir(parents=True, exist_ok=True)
-        written = [write_json(output / "compare.json", report)]
+        written = [write_json(output / "compare.json", report, indent=None)]
         if _may_plot(notes):
             written += _plot_latents(output, results)
     console = Console()

@@ -40,7 +40,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
-def write_json(path: Path, report: dict[str, Any]) -> Path:
-    """Write a report as JSON."""
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+def write_json(path: Path, report: dict[str, Any], *, indent: int | None = 2) -> Path:
+    """Write a report as JSON; with `indent` None in one line, for large tables of numbers."""
+    text = json.dumps(report, indent=indent, allow_nan=False) + "\n"
     return replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))

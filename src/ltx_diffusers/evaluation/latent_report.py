@@ -116,7 +116,7 @@ def measure_latents(
         "latent_pixels": latents[:, 0].numel(),
         "mean": statistics.mean.tolist(),
         "std": statistics.std.tolist(),
-        "correlation": statistics.correlation.tolist(),
+        "correlation": rounded(statistics.correlation.tolist(), 3),
         "mean_absolute_correlation": _off_diagonal(statistics.correlation.abs()),
         **_components(statistics.eigenvalues()),
         "normalized": _components(statistics.eigenvalues(normalized=True)),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEIGHT = 3.6  # inches of a panel
-_DPI = 110
+_DPI = 90
 
 
 def can_plot() -> bool:
