@@ -117,6 +117,7 @@ def test_the_released_transformer_s_config_is_ours(causal):
         "default_width",
         "default_num_frames",
         "default_frame_rate",
+        "regions_hidden",
     }
     back = transformer_to_official(full("transformer", ours))
     assert transformer_from_official(back) == ours
