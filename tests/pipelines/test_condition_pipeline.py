@@ -299,6 +299,10 @@ def untouchable(*args, **kwargs):
 ONE = {"image": pictures(1)[0]}
 BAD = {
     "frame too late": ({"conditions": VideoCondition(**ONE, frame_index=33)}, "0 to 32"),
+    "frame that is no number": (
+        {"conditions": VideoCondition(**ONE, frame_index="8")},
+        "frame_index must be",
+    ),
     "frame before the start": ({"conditions": VideoCondition(**ONE, frame_index=-34)}, "frame_index=-34"),
     "clip off the grid": ({"conditions": VideoCondition(video=pictures(17), frame_index=4)}, "multiple of 8"),
     "clip of 10 frames": ({"conditions": VideoCondition(video=pictures(10))}, r"8k \+ 1"),
@@ -413,6 +417,10 @@ def test_the_models_own_preset_is_used_and_arguments_win(pipeline, monkeypatch):
     by_preset = run(pipeline, **without_steps)
     assert torch.equal(by_preset, run(pipeline, num_inference_steps=3, guidance=preset.single.guidance))
     assert torch.equal(run(pipeline, guidance_scale=2.0), run(pipeline, guidance_scale=2.0, preset=None))
+    levels = np.linspace(1.0, 0.25, 3)
+    by_levels = run(pipeline, **without_steps, sigmas=levels)
+    expected = run(pipeline, **without_steps, sigmas=levels.tolist(), guidance=preset.single.guidance)
+    assert torch.equal(by_levels, expected)
     # Diffusers' transformer has no perturbed passes, a compiled one of ours has.
     theirs = tiny_components(timestep_conditioning=True, causal=True, statistics=True, ours=False)[
         "transformer"

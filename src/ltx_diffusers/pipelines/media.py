@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -204,8 +205,10 @@ def _checked_media(entry: VideoCondition, size: VideoSize, ratios: CompressionRa
             "a condition has one picture", got=len(split_images(entry.image)), fix="give a list of conditions"
         )
     index = entry.frame_index
-    index = size.frames - frames + 1 + index if index < 0 else index
-    if not isinstance(index, int) or not 0 <= index <= size.frames - frames:
+    if not isinstance(index, Integral) or isinstance(index, bool):
+        raise InputError("a condition's frame_index must be a whole number", got=repr(index))
+    index = int(size.frames - frames + 1 + index if index < 0 else index)
+    if not 0 <= index <= size.frames - frames:
         raise InputError(
             f"a condition of {frames} frames doesn't fit there",
             got=f"frame_index={entry.frame_index}",

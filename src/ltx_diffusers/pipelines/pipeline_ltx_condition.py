@@ -173,7 +173,9 @@ class LTXConditionPipeline(LTXPipelineBase):
             "skip_initial_inference_steps",
             "skip_final_inference_steps",
         )
-        if any(getattr(request, name) for name in (*steps, "timesteps")):
+        skipped = request.skip_initial_inference_steps or request.skip_final_inference_steps
+        listed = (request.num_inference_steps, request.sigmas, request.timesteps)
+        if skipped or any(given is not None for given in listed):
             settings = {name: value for name, value in settings.items() if name not in steps}
         if request.tone_map_compression:
             del settings["tone_map_compression"]
