@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from diffusers.guiders import AdaptiveProjectedGuidance
 from tiny import tiny_components
 
 from ltx_diffusers import (
@@ -17,8 +19,10 @@ from ltx_diffusers import (
     VideoCondition,
 )
 from ltx_diffusers.denoising.conditions import InPlaceCondition, KeyframeCondition
+from ltx_diffusers.denoising.samplers import EulerAncestral
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.functional.latent_statistics import match_statistics
+from ltx_diffusers.pipelines.window_files import digest
 
 HEIGHT, WIDTH, FRAMES = 32, 64, 57
 CALL = {
@@ -269,14 +273,38 @@ def test_a_folder_of_another_video_is_refused(pipeline, tmp_path):
         {"drift_control": 0.5},
         {"num_inference_steps": 3},
         {"image": pictures(1)[0]},
+        {"sampler": EulerAncestral(0.5)},
+        {"guidance": AdaptiveProjectedGuidance(guidance_scale=2.0)},
     ):
         with pytest.raises(InputError, match="another video"):
             pipeline.stream(**CALL | changes, generator=seeded(), resume_folder=folder)
     with pytest.raises(InputError, match="another video"):
         pipeline.stream(**CALL, generator=seeded(1), resume_folder=folder)
+    unfinished = folder / ".window_00001.safetensors.0.part"
+    unfinished.write_bytes(b"")
+    video.files.remove()
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / ".long_video.json.0.part").write_text("")  # all that a run has left that was killed early
+    pipeline.stream(**CALL, resume_folder=folder).files.remove()
+    assert not folder.exists()
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="empty folder"):
         pipeline.stream(**CALL, resume_folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (EulerAncestral(0.1), EulerAncestral(0.9)),
+        (AdaptiveProjectedGuidance(guidance_scale=2.0), AdaptiveProjectedGuidance(guidance_scale=3.0)),
+        (AdaptiveProjectedGuidance(stop=0.5), AdaptiveProjectedGuidance(stop=0.6)),
+        ({"a": [1, 2]}, {"a": [1, 3]}),
+        (pictures(1), pictures(1, 1)),
+    ],
+)
+def test_digests_tell_settings_apart(one, other):
+    assert digest(one) == digest(copy.deepcopy(one)) != digest(other)
 
 
 def test_a_callback_that_stops_ends_the_video_with_the_window_before(pipeline, calls):
@@ -306,6 +334,8 @@ def test_a_callback_that_stops_ends_the_video_with_the_window_before(pipeline, c
         ({"num_videos_per_prompt": 2}, "one at a time"),
         ({"generator": [seeded()]}, "generator"),
         ({"latents": torch.zeros(1)}, "latents"),
+        ({"negative_prompt_embeds": torch.zeros(1, 5, 16)}, "negative_prompt_embeds"),
+        ({"prompt_enhancer": lambda prompts, images=None: prompts}, "prompt_enhancer"),
         ({"fps": 8}, "fps"),
         ({"height": 33}, "height"),
         ({"conditions": [[VideoCondition(image=pictures(1)[0])]] * 2}, "one list"),

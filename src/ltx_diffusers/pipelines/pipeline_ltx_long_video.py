@@ -30,6 +30,9 @@ _TAKEN = (
     "latents",
     "prompt_embeds",
     "prompt_attention_mask",
+    "negative_prompt_embeds",
+    "negative_prompt_attention_mask",
+    "prompt_enhancer",
 )
 _CONDITIONS = ("conditions", "image", "video", "frame_index", "strength")
 _CALLBACK = ("callback_on_step_end", "callback_on_step_end_tensor_inputs")
@@ -185,7 +188,8 @@ class LTXLongVideoPipeline(LTXConditionPipeline):
             raise InputError(
                 "a long video doesn't take these arguments",
                 got=", ".join(unknown + taken),
-                expected="those of stream, and of LTXConditionPipeline but for batches, latents and features",
+                expected="those of stream, and of LTXConditionPipeline but for batches, latents and features; "
+                "prompts are written out before",
             )
         if call.get("num_videos_per_prompt") not in (None, 1):
             raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,12 @@ class WindowFiles:
                         f"{self.folder} holds windows of another video",
                         fix="delete it, or go on with the same settings, seed and model",
                     )
-            elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            elif self.folder.exists() and (not self.folder.is_dir() or self._holds_others()):
                 raise InputError(
                     f"{self.folder} is needed for the video's windows", expected="nothing, or an empty folder"
                 )
             self.folder.mkdir(exist_ok=True)
-            temporary = _temporary(record)
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(record)
+            _write(record, lambda file: file.write_text(text, encoding="utf-8"))
         except OSError as error:
             raise MediaError(f"{self.folder} can't be used", got=error.strerror) from error
 
@@ -79,27 +77,33 @@ class WindowFiles:
         Raises:
             MediaError: If its file can't be written.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         path = self._path(number)
-        temporary = _temporary(path)
+        kept = {"latents": latents.float().cpu().contiguous()}
         try:
-            save_file({"latents": latents.float().cpu().contiguous()}, temporary)
-            temporary.replace(path)
-        except OSError as error:
-            raise MediaError(f"{path} could not be written", got=error.strerror) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+            _write(path, lambda file: save_file(kept, file))
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise MediaError(f"{path} could not be written", got=reason) from error
 
     def remove(self) -> None:
         """Delete the windows and, if nothing else is in it, the folder."""
-        for path in [*self._done(), self.folder / PLAN_FILE]:
+        for path in [*self._done(), *self._unfinished(), self.folder / PLAN_FILE]:
             path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
     def _done(self) -> list[Path]:
         return list(self.folder.glob("window_*.safetensors"))
+
+    def _unfinished(self) -> list[Path]:
+        """Files that a run was writing when it was killed."""
+        return list(self.folder.glob(".*.part"))
+
+    def _holds_others(self) -> bool:
+        return bool(set(self.folder.iterdir()).difference(self._unfinished()))
 
     def _path(self, number: int) -> Path:
         return self.folder / f"window_{number:05d}.safetensors"
@@ -108,14 +112,15 @@ class WindowFiles:
 def digest(value: Any) -> str:
     """SHA-256 of what a call is made from: numbers, texts, pictures, arrays, tensors, and collections of them.
 
-    An object of another kind counts by its class, and by its attributes where it is a dataclass.
+    An object of another kind counts by its class and by its settings: the fields of a dataclass, Diffusers' config, or
+    its attributes. What such attributes hold counts by its class alone, unless it is one of the above.
     """
     running = hashlib.sha256()
     _feed(running, value)
     return running.hexdigest()
 
 
-def _feed(running: Any, value: Any) -> None:
+def _feed(running: Any, value: Any, within_object: bool = False) -> None:
     running.update(type(value).__name__.encode() + b"\0")
     if isinstance(value, Image.Image):
         value = np.asarray(value)
@@ -127,17 +132,33 @@ def _feed(running: Any, value: Any) -> None:
     elif isinstance(value, Mapping):
         for key in sorted(value, key=str):
             _feed(running, str(key))
-            _feed(running, value[key])
+            _feed(running, value[key], within_object)
     elif isinstance(value, (list, tuple)):
         running.update(str(len(value)).encode())
         for entry in value:
-            _feed(running, entry)
+            _feed(running, entry, within_object)
     elif is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
-            _feed(running, getattr(value, field.name))
+            _feed(running, getattr(value, field.name), within_object)
     elif value is None or isinstance(value, (str, int, float, bool, torch.dtype)):
         running.update(repr(value).encode())
+    elif not within_object and hasattr(value, "__dict__"):
+        _feed(running, _settings_of(value), within_object=True)
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+def _settings_of(value: Any) -> dict[str, Any]:
+    """What an object was made with, as far as it tells; Diffusers' own remarks in a config aren't that."""
+    config = getattr(value, "config", None)
+    if isinstance(config, Mapping):
+        return {name: entry for name, entry in config.items() if not name.startswith("_")}
+    return vars(value)
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file under a temporary name, then rename it."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -40,11 +40,6 @@ class Window:
         """Latent frames of the window."""
         return self.end - self.start + 1
 
-    @property
-    def num_carried(self) -> int:
-        """Latent frames that are given, besides the first one."""
-        return max(0, self.given - self.start)
-
     def frames(self, ratio: int) -> tuple[int, int]:
         """First and last frame of the whole video that it shows, at `ratio` frames for a latent."""
         return ratio * self.start, ratio * self.end
