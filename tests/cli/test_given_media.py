@@ -175,11 +175,20 @@ def test_files_are_read_and_masks_have_the_sources_size(tmp_path: Path) -> None:
 def test_of_long_videos_only_what_is_used_is_read(tmp_path: Path) -> None:
     write_video(tmp_path / "clip", numbered(40), RATE, format="frames")
     clip = str(tmp_path / "clip")
-    media = read_media(settings(extend=clip, extend_backward=clip))
-    assert numbers(media.extend.frames) == list(range(31, 40))
-    assert numbers(media.extend_backward.frames) == list(range(9))
+    assert numbers(read_media(settings(extend=clip)).extend.frames) == list(range(31, 40))
+    assert numbers(read_media(settings(extend_backward=clip)).extend_backward.frames) == list(range(9))
     assert numbers(read_media(settings(extend=clip, overlap=17)).extend.frames) == list(range(23, 40))
     assert len(read_media(settings(extend=clip, join=True)).extend.frames) == 40
     assert len(read_media(settings(extend=clip, fps=4)).extend.frames) == 40
     assert len(read_media(settings(from_video=clip, frames=17)).from_video.frames) == 17
     assert len(read_media(settings(from_video=clip)).from_video.frames) == 40
+
+
+def test_two_videos_of_different_rates_share_what_was_asked_for(tmp_path: Path) -> None:
+    write_video(tmp_path / "slow.gif", numbered(40), RATE)
+    write_video(tmp_path / "fast.gif", numbered(40), 2 * RATE)
+    both = {"extend": str(tmp_path / "slow.gif"), "extend_backward": str(tmp_path / "fast.gif")}
+    given = settings(**both, overlap=9, frames=33)
+    media = read_media(given)
+    built = build_arguments(follow(given, media), media, VideoSize(33, 64, 96), RATE)["conditions"]
+    assert [len(condition.video) for condition in built] == [9, 9]

@@ -26,6 +26,7 @@ DEFAULT_DENOISE_STRENGTH = 0.6
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 _WHITE = 128
+_WORKED_ON = ("source", "from_video", "extend", "extend_backward")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ class Media:
     @property
     def followed(self) -> Clip | None:
         """The video that is worked on, whose size and frame rate the new one has unless told otherwise."""
-        found = (self.source, self.from_video, self.extend, self.extend_backward)
+        found = (getattr(self, name) for name in _WORKED_ON)
         return next((clip for clip in found if clip is not None), None)
 
 
@@ -290,8 +291,11 @@ def _read_clip(file: str, **part: int) -> Clip:
 def _used_part(settings: Settings, name: str) -> dict[str, int]:
     """Which frames of a file are used, as `read_video` takes it, where that is known before it is read."""
     overlap = settings.overlap or DEFAULT_OVERLAP
-    if settings.frame_rate is not None or (settings.join and name.startswith("extend")):
+    worked_on = [name for name in _WORKED_ON if getattr(settings, name) is not None]
+    if settings.frame_rate is not None or len(worked_on) > 1:
         return {}  # how many frames are shown at another rate, its own rate decides
+    if settings.join and name.startswith("extend"):
+        return {}
     if name == "extend":
         return {"last_frames": overlap}
     length = overlap if name == "extend_backward" else settings.num_frames
