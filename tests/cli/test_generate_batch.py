@@ -209,6 +209,12 @@ def test_the_model_is_loaded_once_and_an_interruption_keeps_what_is_made(
     assert not (first == second).all()  # a seed of its own each
 
 
+def test_a_folder_that_cant_be_made(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    assert run(write_lines("p.txt", "a red circle"), "--model", model, "-o", "file/in") == 2
+    assert "can't be made" in capsys.readouterr().err
+
+
 def test_jobs_of_hostile_files(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="no such file"):
         read_jobs(tmp_path / "none.txt", tmp_path, ".mp4", {})
@@ -217,6 +223,11 @@ def test_jobs_of_hostile_files(tmp_path: Path) -> None:
         read_jobs(tmp_path / "bad.txt", tmp_path, ".mp4", {})
     (tmp_path / "p.jsonl").write_text('{"prompt": "x", "output": "a"}\n' * 2)
     with pytest.raises(InputError, match="lines 1 and 2"):
+        read_jobs(tmp_path / "p.jsonl", tmp_path, ".mp4", {})
+    (tmp_path / "p.jsonl").write_text(
+        '{"prompt": "x", "output": "a.mp4"}\n{"prompt": "y", "output": "a.gif"}'
+    )
+    with pytest.raises(InputError, match="same file"):
         read_jobs(tmp_path / "p.jsonl", tmp_path, ".mp4", {})
     (tmp_path / "odd.txt").write_text(
         "\ufeff///\n\u00e9t\u00e9 \u4e16\u754c\n" + "long " * 99, encoding="utf-8"

@@ -71,7 +71,7 @@ def read_jobs(file: Path, folder: Path, ending: str, shared: Mapping[str, Any]) 
 
     Raises:
         MediaError: If the file can't be read.
-        InputError: If it has no prompts, or two lines name one output.
+        InputError: If it has no prompts, or two lines name one output, or outputs with one record.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -87,19 +87,20 @@ def read_jobs(file: Path, folder: Path, ending: str, shared: Mapping[str, Any]) 
     ]
     if not jobs:
         raise InputError(f"{file} has no prompts", expected="a prompt a line")
-    outputs: dict[Path, int] = {}
+    records: dict[Path, Job] = {}
     for job in jobs:
-        if job.output is not None and outputs.setdefault(job.output, job.line) != job.line:
+        if job.output is None:
+            continue
+        other = records.setdefault(record_path(job.output), job)
+        if other is not job:
             raise InputError(
-                "two lines have the same output",
-                got=f"{job.output} in lines {outputs[job.output]} and {job.line}",
+                "two lines have the same output, or outputs whose settings are written to the same file",
+                got=f"{other.output} and {job.output} in lines {other.line} and {job.line}",
             )
     return jobs
 
 
-def run_batch(
-    jobs: list[Job], maker: Maker, *, format: str | None = None, say: Callable[[str], Any] = typer.echo
-) -> Tally:
+def run_batch(jobs: list[Job], maker: Maker) -> Tally:
     """Make the videos of a batch, one after the other.
 
     A video is there already if its record says that it answers the same request: settings, files and their
@@ -109,8 +110,6 @@ def run_batch(
     Args:
         jobs: What `read_jobs` read.
         maker: Makes the videos, with the model loaded once.
-        format: As `Maker.make` takes it.
-        say: Gets a line for each video that is done.
     """
     tally = Tally()
     for number, job in enumerate(sorted(jobs, key=lambda job: job.error is None), start=1):
@@ -118,7 +117,7 @@ def run_batch(
         try:
             if job.error is not None:
                 raise job.error
-            made = _make(job, maker, format)
+            made = _make(job, maker)
         except Exception as error:
             tally.failed += 1
             kind = "" if isinstance(error, LTXError) else f"{type(error).__name__}: "
@@ -128,21 +127,19 @@ def run_batch(
             continue
         if made is None:
             tally.there += 1
-            say(f"{head} {job.output} is there already")
+            typer.echo(f"{head} {job.output} is there already")
         else:
             tally.made += 1
-            say(f"{head} {made.path}: seed {made.settings.seed}")
+            typer.echo(f"{head} {made.path}: seed {made.settings.seed}")
     return tally
 
 
-def _make(job: Job, maker: Maker, format: str | None) -> Made | None:
+def _make(job: Job, maker: Maker) -> Made | None:
     """The video of a job; None if it is there already."""
     if _answers(job.output, job.request):
         return None
     with Stages() as stages:
-        return maker.make(
-            job.settings, job.output, format=format, stages=stages, remarks={REQUEST: job.request}
-        )
+        return maker.make(job.settings, job.output, stages=stages, remarks={REQUEST: job.request})
 
 
 def fingerprint(settings: Settings) -> str:

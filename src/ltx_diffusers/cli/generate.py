@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, MediaError
 from .batch import read_jobs, run_batch
 from .making import Maker, default_output
 from .records import read_settings
@@ -241,7 +241,10 @@ def _make_batch(
     if folder.exists() and not folder.is_dir():
         raise InputError("the videos of a batch need a folder", got=folder, fix="give one as -o")
     jobs = read_jobs(file, folder, FORMATS[format], shared)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MediaError(f"the folder {folder} can't be made", got=error.strerror) from error
     tally = run_batch(jobs, maker)
     typer.echo(f"{folder}: {tally}")
     if tally.failed:
