@@ -159,6 +159,9 @@ def test_pictures_and_videos_are_given(model: str) -> None:
         assert run(PROMPT, *options, *given, "-o", name) == 0
         made.append(read_video(name)[0].astype(int))
     assert all(np.abs(made[0] - other).mean() > 1 for other in made[1:])
+    timed = ["--seconds", 1, "--from-video", "clip.webm", "--model", model, "-o", "timed.gif"]
+    assert run(PROMPT, *timed) == 0
+    assert json.loads(Path("timed.json").read_text())["num_frames"] == 9
     record = json.loads(Path("image.json").read_text())
     assert [entry.get("frame", 0) for entry in record["images"]] == [0, 20]
     assert all(len(entry["sha256"]) == 64 for entry in record["images"])

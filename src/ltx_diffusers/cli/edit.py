@@ -216,6 +216,7 @@ def edit_file(
         MediaError: If the video can't be read or the output not written.
     """
     from ..data.video import write_video
+    from .conditions import file_hash
     from .loading import check_device_name, find_pipeline, load_pipeline, pick_device, pick_dtype
     from .reconstruct import read_fitting
     from .records import record_path, versions, write_record
@@ -228,6 +229,7 @@ def edit_file(
     stages = Stages() if stages is None else stages
     stages.begin("read")
     frames, fps, changes = read_fitting(source, False, size, num_frames)
+    source_hash = file_hash(source)
 
     stages.begin("load")
     editor = build_editor(settings.method, settings.method_settings)
@@ -248,7 +250,7 @@ def edit_file(
 
     stages.begin("write")
     where_from = {"model": model, "text_encoder": text_encoder, "version": version}
-    record = _record(settings, editor, source, seed, edited.shape, fps) | {
+    record = _record(settings, editor, source, source_hash, seed, edited.shape, fps) | {
         name: value for name, value in where_from.items() if value is not None
     }
     record |= {"dtype": str(precision).removeprefix("torch."), "versions": versions()}
@@ -309,10 +311,7 @@ def _check_places(source: Path, output: Path, size: tuple[int, int] | None, num_
     check_writable(output)
     if output.exists() and source.samefile(output):
         raise InputError("the output is the input", got=str(output))
-    record = record_path(output)
-    if record.is_dir():
-        raise MediaError(f"{record} is a folder", expected="room for the video's settings")
-    check_record_replaceable(record)
+    check_record_replaceable(record_path(output))
     width, height = size or (32, 32)
     check_video_size(1 if num_frames is None else num_frames, height, width)
 
@@ -349,18 +348,17 @@ def _record(
     settings: EditSettings,
     editor: Any,
     source: Path,
+    source_hash: str,
     seed: int,
     shape: tuple[int, ...],
     fps: float,
 ) -> dict[str, Any]:
     """What is stored of the edit beside the video and in it."""
-    from .conditions import file_hash
-
     names = inspect.signature(type(editor)).parameters
     return settings.arguments() | {
         "command": "edit",
         "source": str(source),
-        "source_sha256": file_hash(source),
+        "source_sha256": source_hash,
         "method": settings.method,
         "method_settings": {name: getattr(editor, name) for name in names if hasattr(editor, name)},
         "seed": seed,

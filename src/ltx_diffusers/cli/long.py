@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 from ..errors import InputError, MediaError
 from .long_making import COMMAND, LongSettings, make_long, windows_folder
 from .making import default_output
-from .records import GENERATE, read_settings
+from .records import GENERATE, read_record, settings_of_record
 from .settings import Settings, option_values
 from .stages import Stages
 
@@ -240,15 +239,15 @@ def _timed(text: str) -> tuple[float, str]:
 
 def _stored(path: Path | None) -> tuple[dict[str, Any], list[tuple[float, str]], dict[str, Any]]:
     """What a record says: common settings, prompts, and how the windows go on."""
-    from ..data.video import read_metadata
-
     if path is None:
         return {}, [], {}
-    common = read_settings(path, (GENERATE, COMMAND))
-    is_json = path.suffix.lower() == ".json"
-    record = json.loads(path.read_text(encoding="utf-8")) if is_json else read_metadata(path)
+    record = read_record(path, (GENERATE, COMMAND))
     pairs = record.get("prompts")
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise InputError(f"{path} isn't the record of a long video", fix="use generate --from-json")
     names = ("window_frames", "overlap_frames", "overlap_strength", "drift_control", "anchor_strength")
-    return common, [(time, text) for time, text in pairs], {n: record[n] for n in names if n in record}
+    return (
+        settings_of_record(record),
+        [(time, text) for time, text in pairs],
+        {n: record[n] for n in names if n in record},
+    )

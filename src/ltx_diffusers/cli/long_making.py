@@ -10,11 +10,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, MediaError
+from ..errors import InputError
 from ..geometry import LTX_RATIOS, VideoSize, nearest_valid_frames
 from .given_media import DEFAULT_DENOISE_STRENGTH, Media, build_arguments, follow, read_media
 from .records import check_record_replaceable, record_of, record_path, write_record
-from .settings import DTYPES, FILE_LISTS, FILES, NO_PRESET, Settings
+from .settings import DTYPES, NO_PRESET, Settings
 from .stages import Stages, peak_memory
 
 if TYPE_CHECKING:
@@ -152,8 +152,6 @@ def make_long(
     settings.check()
     format = check_writable(output, format)
     record_file = record_path(output)
-    if record_file.is_dir():
-        raise MediaError(f"{record_file} is a folder", expected="room for the video's settings")
     check_record_replaceable(record_file)
     common = settings.common
     media = read_media(common)
@@ -162,7 +160,9 @@ def make_long(
     folder = windows_folder(output)
     if anew:
         _throw_away(folder)
-    common = replace(follow(_hashed(common), media), seed=_seed(common, folder))
+    common = replace(follow(common.hashed(), media), seed=_seed(common, folder))
+    if settings.seconds is not None:  # and not the length of a video to start from
+        common = replace(common, num_frames=None)
 
     stages = Stages() if stages is None else stages
     stages.begin("load")
@@ -306,14 +306,6 @@ def _as_it_runs(settings: LongSettings, video: LongVideo) -> LongSettings:
         settings,
         common=replace(settings.common, **{name: getattr(video.request, name) for name in names}),
     )
-
-
-def _hashed(common: Settings) -> Settings:
-    """The settings with the hashes of their files."""
-    single = {name: getattr(common, name) for name in FILES}
-    changes: dict[str, Any] = {name: file and file.hashed() for name, file in single.items()}
-    changes |= {name: tuple(file.hashed() for file in getattr(common, name)) for name in FILE_LISTS}
-    return replace(common, **changes)
 
 
 def _seed(common: Settings, folder: Path) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .enhancing import Writer
 from .given_media import follow, joined, read_media
 from .records import check_record_replaceable, record_of, record_path, write_record
-from .settings import DTYPES, FILE_LISTS, FILES, NO_PRESET, Settings
+from .settings import DTYPES, NO_PRESET, Settings
 from .stages import Stages, peak_memory
 
 if TYPE_CHECKING:
@@ -99,14 +99,11 @@ class Maker:
             MediaError: If the output can't be written.
         """
         from ..data.video import check_writable, write_video
-        from ..errors import MediaError
         from .loading import check_device_name, find_pipeline, find_upsampler, pick_device, pick_dtype
 
         settings.check()
         format = check_writable(output, format)
         record_file = record_path(output)
-        if record_file.is_dir():
-            raise MediaError(f"{record_file} is a folder", expected="room for the video's settings")
         check_record_replaceable(record_file)
         check_device_name(self._device)
         source = find_pipeline(settings.model, settings.text_encoder)
@@ -115,7 +112,7 @@ class Maker:
         if settings.given_files():
             stages.begin("read")
         media = read_media(settings)
-        settings = follow(_hashed(settings), media)
+        settings = follow(settings.hashed(), media)
 
         stages.begin("load")
         _check_names(settings)
@@ -206,15 +203,6 @@ def generate(
 ) -> Made:
     """Make one video file; see `Maker` and `Maker.make`."""
     return Maker(device, verbose=verbose).make(settings, output, format=format, stages=stages)
-
-
-def _hashed(settings: Settings) -> Settings:
-    """The settings with the hashes of their files."""
-    changes: dict[str, Any] = {
-        name: None if getattr(settings, name) is None else getattr(settings, name).hashed() for name in FILES
-    }
-    changes |= {name: tuple(file.hashed() for file in getattr(settings, name)) for name in FILE_LISTS}
-    return replace(settings, **changes)
 
 
 def _check_names(settings: Settings) -> None:

@@ -64,11 +64,14 @@ def record_path(output: str | os.PathLike) -> Path:
 
 
 def check_record_replaceable(path: Path) -> None:
-    """Refuse to replace a JSON file that isn't the record of a video.
+    """Refuse to replace what isn't the record of a video.
 
     Raises:
-        InputError: If such a file is there.
+        InputError: If another JSON file is there.
+        MediaError: If a folder is.
     """
+    if path.is_dir():
+        raise MediaError(f"{path} is a folder", expected="room for the video's settings")
     if not path.exists():
         return
     try:
@@ -100,7 +103,12 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_settings(path: str | os.PathLike, commands: tuple[str, ...] = (GENERATE,)) -> dict[str, Any]:
-    """The settings stored in a record, or inside a video that `generate` made; those that a `Settings` takes.
+    """The settings stored in a record or inside a video, those that a `Settings` takes; see `read_record`."""
+    return settings_of_record(read_record(path, commands))
+
+
+def read_record(path: str | os.PathLike, commands: tuple[str, ...]) -> dict[str, Any]:
+    """A record, from its file or from inside its video.
 
     Args:
         path: The record or the video.
@@ -130,7 +138,7 @@ def read_settings(path: str | os.PathLike, commands: tuple[str, ...] = (GENERATE
             f"{path} was made by ltx-diffusers {command}",
             expected=f"a video that {' or '.join(commands)} has written",
         )
-    return settings_of_record(record)
+    return record
 
 
 _NAMES = tuple(field.name for field in fields(Settings))

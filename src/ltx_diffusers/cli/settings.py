@@ -149,6 +149,17 @@ class Settings:
         lists = (getattr(self, name) for name in FILE_LISTS)
         return [file for file in single if file is not None] + [file for files in lists for file in files]
 
+    def hashed(self) -> Settings:
+        """The same with the hashes of the files.
+
+        Raises:
+            MediaError: If one can't be read.
+        """
+        single = {name: getattr(self, name) for name in FILES}
+        hashed: dict[str, Any] = {name: file and file.hashed() for name, file in single.items()}
+        hashed |= {name: tuple(file.hashed() for file in getattr(self, name)) for name in FILE_LISTS}
+        return replace(self, **hashed)
+
     def check(self) -> None:
         """Check the values without loading anything.
 
