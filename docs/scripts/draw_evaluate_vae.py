@@ -19,7 +19,8 @@ from ltx_diffusers.data.video import read_video
 DOCS = Path(__file__).parents[1]
 PAGE, TARGET = DOCS / "how-to" / "evaluate-vae.md", DOCS / "assets" / "vae"
 PLOTS = ("reconstruction/reconstruction.png", "latents/channels.png", "latents-of-run/training.png")
-COLORS = 64  # a palette keeps the pictures small
+COLORS = 256  # a palette keeps the pictures small
+SHADED = "channels.png"
 SHOWN, FRAMES, COLUMNS = 2, 17, 8  # clips, frames of each, frames in a row
 
 
@@ -49,8 +50,10 @@ def worst(path: Path) -> Image.Image:
 
 
 def keep(picture: Image.Image, name: str) -> None:
-    """Write a picture with a palette."""
-    picture.convert("RGB").quantize(COLORS).save(TARGET / name, optimize=True)
+    """Write a picture, with a palette unless it has many shades."""
+    picture = picture.convert("RGB")
+    picture = picture if name == SHADED else picture.quantize(COLORS)
+    picture.save(TARGET / name, optimize=True)
 
 
 if __name__ == "__main__":

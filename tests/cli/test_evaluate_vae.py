@@ -134,7 +134,7 @@ def test_latents_over_the_checkpoints_of_a_run(models: Path, tmp_path: Path) -> 
     assert app.main(arguments) == 0
     assert names(tmp_path / "all") == ["channels.png", "latents.json", "spectrum.png", "training.png"]
     reports = json.loads((tmp_path / "all" / "latents.json").read_text())["models"]
-    assert [report["model"]["name"] for report in reports] == ["step-00000005", "step-00000010"]
+    assert [report["model"]["name"] for report in reports] == ["step 5", "step 10"]
     assert reports[0]["latents"] != reports[1]["latents"]
     single = str(models / "run" / "checkpoints" / "step-00000010")
     arguments = ["evaluate", "latents", single, *SHAPES, "-o", str(tmp_path / "one"), "--noise", ""]
@@ -214,3 +214,24 @@ def test_help_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--noise" in done.stdout
+
+
+def test_many_models_are_rows_of_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    from ltx_diffusers.cli.vae_tables import print_latents
+    from ltx_diffusers.evaluation.latent_report import measure_latents
+
+    latents = measure_latents(torch.randn(4, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+    facts = {
+        "class": "X",
+        "latent_channels": 3,
+        "latent_size": {"frames": 3, "height": 4, "width": 4},
+        "compression": 8.0,
+    }
+    for count in (2, 6):
+        reports = [{"model": {"name": f"step {step}", **facts}, "latents": latents} for step in range(count)]
+        print_latents(Console(width=160), reports)
+        lines = capsys.readouterr().out.splitlines()
+        assert any("step 0" in line and "step 1" in line for line in lines) == (count == 2)
+        assert any("3 of 3" in line for line in lines)

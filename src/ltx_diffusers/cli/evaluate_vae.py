@@ -325,19 +325,24 @@ def _load(model: str, device: str, dtype: str | None) -> VideoAutoencoder:
     check_dtype(dtype)
     set_up()
     hush()
-    from ..evaluation.run_checkpoints import is_checkpoint, load_checkpoint
+    from ..evaluation.run_checkpoints import is_checkpoint, load_checkpoint, step_of
     from ..evaluation.vae_adapter import VideoAutoencoder, load_autoencoder
 
     where = pick_device(device)
     kind = pick_dtype(DTYPES.get(dtype), where)
     folder = Path(model).expanduser()
     if is_checkpoint(folder):
-        return VideoAutoencoder(load_checkpoint(folder).to(where, kind), folder.name)
+        return VideoAutoencoder(load_checkpoint(folder).to(where, kind), f"step {step_of(folder)}")
     source, subfolder = find_vae(model)
     inside = f"{subfolder}/config.json" if subfolder else "config.json"
     config = fetch(source, inside) if isinstance(source, str) else source / inside
     loaded = load_autoencoder(source, subfolder, config, dtype=kind)
-    return VideoAutoencoder(loaded.to(where), model if isinstance(source, str) else Path(model).name)
+    return VideoAutoencoder(loaded.to(where), model if isinstance(source, str) else _short(folder))
+
+
+def _short(folder: Path) -> str:
+    """A folder's name, with that of the folder around it where it says little."""
+    return "/".join(folder.parts[-2:]) if folder.name in ("model", "vae") else folder.name
 
 
 def _check_sizes(autoencoders: list[VideoAutoencoder], reader: ClipReader) -> None:

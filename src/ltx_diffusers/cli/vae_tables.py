@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+_COLUMNS = 4
+
 
 def _title(facts: dict[str, Any]) -> str:
     latent = facts["latent_size"]
@@ -40,14 +42,19 @@ def print_reconstruction(console: Any, report: dict[str, Any]) -> None:
 
 
 def print_latents(console: Any, reports: list[dict[str, Any]]) -> None:
-    """Of reports of `measure_latent_space`, a column each."""
+    """Of reports of `measure_latent_space`: a column each, or a row each where they are many."""
     from rich.table import Table
 
-    table = Table(
-        "measure", *(report["model"]["name"] for report in reports), title=_title(reports[0]["model"])
-    )
-    for label, values in _latent_rows(reports):
-        table.add_row(label, *values)
+    names, rows = [report["model"]["name"] for report in reports], _latent_rows(reports)
+    title = _title(reports[0]["model"])
+    if len(reports) > _COLUMNS:
+        table = Table("", *(label.strip() for label, _ in rows), title=title)
+        for index, name in enumerate(names):
+            table.add_row(name, *(values[index] for _, values in rows))
+    else:
+        table = Table("measure", *names, title=title)
+        for label, values in rows:
+            table.add_row(label, *values)
     console.print(table)
 
 
