@@ -160,11 +160,16 @@ def test_groups_come_back_in_the_callers_order(pipeline, output_type):
 
 def test_conditions_without_strength_draw_nothing_for_their_video(pipeline):
     """Noise on given tokens is drawn where something is given; later draws must not depend on other rows."""
-    own = [CONDITIONS[kind](0) for kind in ("no strength", "first frame")]
+    sliver = np.arange(64) * np.ones((32, 1)) < 8  # no whole latent
+    nothing_kept = [RegionOfVideo(pictures(SIZE.frames, 0), sliver)]
     call = {"sampler": "euler-ancestral"}
-    together = run(pipeline, 1, 2, prompt=list(PROMPTS[:2]), conditions=own, **call)
-    alone = run(pipeline, 1, prompt=PROMPTS[0], conditions=own[0], **call)
-    torch.testing.assert_close(together[:1], alone, **CLOSE)
+    for own in (
+        [CONDITIONS[kind](0) for kind in ("no strength", "first frame")],
+        [nothing_kept, CONDITIONS["region"](0)],
+    ):
+        together = run(pipeline, 1, 2, prompt=list(PROMPTS[:2]), conditions=own, **call)
+        alone = run(pipeline, 1, prompt=PROMPTS[0], conditions=own[0], **call)
+        torch.testing.assert_close(together[:1], alone, **CLOSE)
 
 
 def test_groups_share_callbacks_and_stop_together(pipeline):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..denoising.conditions.clip import PREFIXES
+from ..denoising.conditions.region import kept_latents
 from ..errors import InputError
 from ..geometry import CompressionRatios, VideoSize
 from .images import pixel_frames, split_images
@@ -112,7 +113,7 @@ def checked_conditions(given: Sequence[Any], size: VideoSize, ratios: Compressio
     checked = [_checked(entry, size, ratios) for entry in given]
     checked = _in_own_order(checked)
     _check_contradictions(checked, size)
-    return checked
+    return [replace(entry, strength=0.0) if _gives_nothing(entry, ratios) else entry for entry in checked]
 
 
 def structure(given: Sequence[Given]) -> tuple:
@@ -265,6 +266,11 @@ def _checked_region(entry: RegionOfVideo, size: VideoSize) -> RegionOfVideo:
             expected=f"{tuple(size)} or {tuple(size[1:])}",
         )
     return replace(entry, keep=keep.bool())
+
+
+def _gives_nothing(entry: Given, ratios: CompressionRatios) -> bool:
+    """Whether it is a region that keeps no whole latent: in a batch it must count, and draw, as it does alone."""
+    return isinstance(entry, RegionOfVideo) and not bool(kept_latents(entry.keep[None], ratios).any())
 
 
 def _check_place(entry: VideoCondition, size: VideoSize, ratios: CompressionRatios) -> None:
