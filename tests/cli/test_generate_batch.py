@@ -164,8 +164,8 @@ def test_failures_stop_nothing(model: str, capsys: pytest.CaptureFixture[str]) -
     told = dict(
         zip(re.findall(r"^\[\d+/11\] line (\d+) failed: ", err, re.MULTILINE), err.splitlines(), strict=True)
     )
-    # What can be known of a line alone comes first: all but the frame that isn't there and the ending.
-    assert [int(line) for line in told] == [1, 2, 3, 4, 6, 8, 9, 10, 5, 7]
+    # What can be known of a line alone comes first: all but the frame that isn't there.
+    assert [int(line) for line in told] == [1, 2, 3, 4, 6, 7, 8, 9, 10, 5]
     words = [
         "isn't JSON",
         "9 or 17",
@@ -213,6 +213,29 @@ def test_a_folder_that_cant_be_made(model: str, capsys: pytest.CaptureFixture[st
     Path("file").write_text("")
     assert run(write_lines("p.txt", "a red circle"), "--model", model, "-o", "file/in") == 2
     assert "can't be made" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [("--steps", 0), ("--model", "none"), ("--device", "gpu"), ("--device", "cuda:99")]
+)
+def test_what_is_wrong_with_every_line_is_told_once(
+    model: str, options: tuple, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_lines("p.txt", "a red circle", "a blue square")
+    assert run(file, "--model", model, *options) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not Path("out").exists()
+
+
+def test_no_folder_without_a_line_that_can_be_used(model: str) -> None:
+    assert run(write_lines("p.jsonl", {"frames": 9}, []), "--model", model) == 1
+    assert not Path("out").exists()
+
+
+def test_an_output_may_lie_in_a_folder_of_its_own(model: str) -> None:
+    file = write_lines("p.jsonl", {"prompt": "a red circle", "output": "new/x.mp4"})
+    assert run(file, "--model", model, "--steps", 1) == 0
+    assert Path("out/new/x.mp4").exists() and Path("out/new/x.json").exists()
 
 
 def test_jobs_of_hostile_files(tmp_path: Path) -> None:

@@ -195,6 +195,16 @@ def test_what_does_not_fit_is_refused_before_any_model_runs(
     assert not Path("out.mp4").exists()
 
 
+def test_a_file_that_is_given_is_not_written_over(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_video("kept.mp4", noise(9), 8)
+    before = Path("kept.mp4").read_bytes()
+    assert run("--model", model, "--extend", "kept.mp4", "--join", "-o", "kept.mp4") == 2
+    long = ["long", PROMPT, "--model", model, "--frames", "33", "--extend", "kept.mp4", "-o", "kept.mp4"]
+    assert app.main(long) == 2
+    assert capsys.readouterr().err.count("made from") == 2
+    assert Path("kept.mp4").read_bytes() == before
+
+
 def test_steps_that_a_distilled_model_does_not_allow(
     model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,9 +38,9 @@ _COMMANDS = (
     "evaluate",
 )
 
-# Libraries that warn while they are imported, of things that no user of a command can act on (torchao of its kernels
-# for other machines).
-_CHATTY = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao")
+# Libraries that warn of things that no user of a command can act on: while they are imported (torchao of its kernels
+# for other machines), or of each attempt to reach the Hub, the last of which is an error anyway.
+_CHATTY = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao", "huggingface_hub.utils._http")
 
 _STACK = ("diffusers", "transformers", "torch")
 

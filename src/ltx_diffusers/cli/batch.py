@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..data.video import video_format
 from ..errors import InputError, LTXError, MediaError
+from .loading import find_pipeline
 from .records import as_json, record_path, settings_of_record
 from .settings import Settings, option_values
 from .stages import Stages
@@ -72,6 +74,7 @@ def read_jobs(file: Path, folder: Path, ending: str, shared: Mapping[str, Any]) 
     Raises:
         MediaError: If the file can't be read.
         InputError: If it has no prompts, or two lines name one output, or outputs with one record.
+        LTXError: If no line can be used, all for the same reason.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -87,6 +90,8 @@ def read_jobs(file: Path, folder: Path, ending: str, shared: Mapping[str, Any]) 
     ]
     if not jobs:
         raise InputError(f"{file} has no prompts", expected="a prompt a line")
+    if jobs[0].error is not None and len({str(job.error) for job in jobs}) == 1:
+        raise jobs[0].error
     records: dict[Path, Job] = {}
     for job in jobs:
         if job.output is None:
@@ -138,6 +143,10 @@ def _make(job: Job, maker: Maker) -> Made | None:
     """The video of a job; None if it is there already."""
     if _answers(job.output, job.request):
         return None
+    try:
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MediaError(f"the folder {job.output.parent} can't be made", got=error.strerror) from error
     with Stages() as stages:
         return maker.make(job.settings, job.output, stages=stages, remarks={REQUEST: job.request})
 
@@ -176,7 +185,11 @@ def _job(
         settings = Settings.of({**shared, **given})
         settings.check()
         where = _output(number, output, settings.prompt, folder, ending)
-        return Job(number, settings, where, fingerprint(settings))
+        video_format(where)
+        request = fingerprint(settings)
+        if not _answers(where, request):
+            find_pipeline(settings.model, settings.text_encoder)
+        return Job(number, settings, where, request)
     except LTXError as error:
         return Job(number, error=error)
 

@@ -240,9 +240,11 @@ def _make_batch(
     format = video_format(f"x{FORMATS.get(format or 'mp4', '')}", format)
     if folder.exists() and not folder.is_dir():
         raise InputError("the videos of a batch need a folder", got=folder, fix="give one as -o")
+    maker.check_device()
     jobs = read_jobs(file, folder, FORMATS[format], shared)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if any(job.error is None for job in jobs):
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MediaError(f"the folder {folder} can't be made", got=error.strerror) from error
     tally = run_batch(jobs, maker)

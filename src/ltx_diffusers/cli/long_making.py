@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..geometry import LTX_RATIOS, VideoSize, nearest_valid_frames
 from .given_media import DEFAULT_DENOISE_STRENGTH, Media, build_arguments, follow, read_media
-from .records import check_record_replaceable, record_of, record_path, write_record
+from .records import check_not_given, check_record_replaceable, record_of, record_path, write_record
 from .settings import DTYPES, NO_PRESET, Settings
 from .stages import Stages, peak_memory
 
@@ -151,6 +151,7 @@ def make_long(
 
     settings.check()
     format = check_writable(output, format)
+    check_not_given(output, settings.common)
     record_file = record_path(output)
     check_record_replaceable(record_file)
     common = settings.common

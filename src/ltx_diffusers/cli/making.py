@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .enhancing import Writer
 from .given_media import follow, joined, read_media
-from .records import check_record_replaceable, record_of, record_path, write_record
+from .records import check_not_given, check_record_replaceable, record_of, record_path, write_record
 from .settings import DTYPES, NO_PRESET, Settings
 from .stages import Stages, peak_memory
 
@@ -76,6 +76,18 @@ class Maker:
         self._upsampler: tuple[tuple, Any] | None = None
         self._writer = Writer()
 
+    def check_device(self) -> None:
+        """Check that the device is there; imports torch only for one that may not be.
+
+        Raises:
+            InputError: If it isn't.
+        """
+        from .loading import AUTO, check_device_name, pick_device
+
+        check_device_name(self._device)
+        if self._device not in (AUTO, "cpu"):
+            pick_device(self._device)
+
     def make(
         self,
         settings: Settings,
@@ -103,6 +115,7 @@ class Maker:
 
         settings.check()
         format = check_writable(output, format)
+        check_not_given(output, settings)
         record_file = record_path(output)
         check_record_replaceable(record_file)
         check_device_name(self._device)

@@ -86,6 +86,19 @@ def check_record_replaceable(path: Path) -> None:
         )
 
 
+def check_not_given(output: Path, settings: Settings) -> None:
+    """Refuse to write a video over a file that it is made from.
+
+    Raises:
+        InputError: If the output is one of these files.
+    """
+    for given in settings.given_files():
+        if output.exists() and Path(given.file).exists() and output.samefile(given.file):
+            raise InputError(
+                "the output is a file that the video is made from", got=output, fix="choose another -o"
+            )
+
+
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write a record as JSON, whole or not at all.
 

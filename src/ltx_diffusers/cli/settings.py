@@ -216,7 +216,7 @@ class Settings:
             ("--refine-strength", self.refine_strength is not None, "--two-stage", self.two_stage),
         ):
             if given and not there:
-                raise InputError(f"{option} needs {needed}")
+                raise InputError(f"{option} {'need' if ' and ' in option else 'needs'} {needed}")
         if self.outpaint and self.width is None:
             raise InputError("--outpaint needs --size", fix="give the size that the source is fitted into")
         if self.two_stage and self.from_video is not None:

@@ -33,7 +33,9 @@ def check_strength_rule(name: str) -> None:
         InputError: If there is none of that name.
     """
     if name not in STRENGTH_RULES:
-        raise InputError("unknown strength_rule", got=repr(name), expected=f"one of {STRENGTH_RULES}")
+        raise InputError(
+            "unknown strength_rule", got=repr(name), expected=f"one of {', '.join(STRENGTH_RULES)}"
+        )
 
 
 @dataclass(frozen=True)
