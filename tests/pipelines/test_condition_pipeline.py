@@ -397,6 +397,15 @@ BAD = {
     "tone map": ({"tone_map_compression": 2.0}, "tone_map"),
     "condition noise": ({"image_cond_noise_scale": -1.0}, "image_cond_noise_scale"),
     "rule": ({"strength_rule": "linear"}, "strength_rule"),
+    "text as noise": ({"image_cond_noise_scale": "a"}, "image_cond_noise_scale"),
+    "text as strength": ({"initial_video": pictures(FRAMES), "denoise_strength": "a"}, "denoise_strength"),
+    "number as preset": ({"preset": 3}, "preset must be"),
+    "number as latents": ({"latents": 3}, "must be a tensor"),
+    "place of one side": ({"conditions": [VideoCondition(**ONE, place=(0,))]}, "two whole numbers"),
+    "text as place": ({"conditions": [VideoCondition(**ONE, place="ab")]}, "two whole numbers"),
+    "text as mask": ({"conditions": [RegionOfVideo(pictures(FRAMES), "x")]}, "an array or a tensor"),
+    "empty picture": ({"image": np.zeros((0, 32, 3), np.uint8)}, "no pixels"),
+    "clip longer than the video": ({"video": pictures(FRAMES + 8)}, "at most the"),
 }
 
 

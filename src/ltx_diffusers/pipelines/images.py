@@ -123,6 +123,8 @@ def _single(image: Any) -> Image.Image | Tensor:
             got=tuple(image.shape),
             expected="(height, width, 3) as an array, (3, height, width) as a tensor",
         )
+    if not tensor.numel():
+        raise InputError("an image has no pixels", got=tuple(image.shape))
     if tensor.dtype == torch.uint8:
         return tensor  # a clip in floats would be four times as large
     if not tensor.is_floating_point() or not bool(((tensor >= 0) & (tensor <= 1)).all()):

@@ -211,9 +211,11 @@ def _checked_media(entry: VideoCondition, size: VideoSize, ratios: CompressionRa
     index = int(size.frames - frames + 1 + index if index < 0 else index)
     if not 0 <= index <= size.frames - frames:
         raise InputError(
-            f"a condition of {frames} frames doesn't fit there",
+            f"a {'picture' if frames == 1 else f'clip of {frames} frames'} doesn't fit there",
             got=f"frame_index={entry.frame_index}",
-            expected=f"0 to {size.frames - frames} in a video of {size.frames} frames",
+            expected=f"0 to {size.frames - frames} in a video of {size.frames} frames"
+            if frames <= size.frames
+            else f"at most the {size.frames} frames of the video",
         )
     if frames > 1 and index % ratios.time:
         raise InputError(
@@ -256,7 +258,10 @@ def _checked_region(entry: RegionOfVideo, size: VideoSize) -> RegionOfVideo:
         raise InputError(
             "a video that is kept in part has the length of the video", got=frames, expected=size.frames
         )
-    keep = torch.as_tensor(entry.keep)
+    try:
+        keep = torch.as_tensor(entry.keep)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError("a mask must be an array or a tensor", got=type(entry.keep).__name__) from None
     if keep.ndim == 2:
         keep = keep.expand(size.frames, *keep.shape)
     if tuple(keep.shape) != tuple(size):
@@ -274,6 +279,14 @@ def _gives_nothing(entry: Given, ratios: CompressionRatios) -> bool:
 
 
 def _check_place(entry: VideoCondition, size: VideoSize, ratios: CompressionRatios) -> None:
+    if (
+        not isinstance(entry.place, (tuple, list))
+        or len(entry.place) != 2
+        or not all(isinstance(side, Integral) for side in entry.place)
+    ):
+        raise InputError(
+            "a picture's place must be two whole numbers", got=repr(entry.place), expected="(left, top)"
+        )
     height, width = _shown_sides(entry, size)
     if entry.fit is not None:
         raise InputError(

@@ -28,7 +28,7 @@ from .media import Given, VideoCondition, checked_conditions, clip_pictures, str
 from .media_encoding import build_conditions
 from .presets import Preset, get_preset, preset_of
 from .prompt_enhancement import Enhancer, enhanced_prompts, first_pictures
-from .request import Request
+from .request import Request, is_number
 
 
 class LTXConditionPipeline(LTXPipelineBase):
@@ -134,7 +134,7 @@ class LTXConditionPipeline(LTXPipelineBase):
         return self._generate(Request.from_call(locals()))
 
     def _prepared(self, request: Request) -> Request:
-        if request.latents is not None and request.latents.ndim == 5:
+        if isinstance(request.latents, Tensor) and request.latents.ndim == 5:
             request = request.replaced(latents=pack_latents(request.latents))
         if request.guidance is not None:
             request = request.replaced(guidance=as_guidance(request.guidance, self._can_perturb))
@@ -164,6 +164,8 @@ class LTXConditionPipeline(LTXPipelineBase):
             preset = preset_of(*configs) if preset == "auto" else get_preset(preset)
         if preset is None:
             return request
+        if not isinstance(preset, Preset):
+            raise InputError("preset must be a Preset, a name or None", got=repr(preset))
         settings = preset.single.arguments()
         if request.guidance is not None or request.guidance_scale is not None:
             del settings["guidance"]
@@ -193,10 +195,11 @@ class LTXConditionPipeline(LTXPipelineBase):
         elif request.sampler is not None:
             own_copy(request.sampler)
         check_strength_rule(request.strength_rule)
-        if not 0 <= request.tone_map_compression <= 1:
+        if not is_number(request.tone_map_compression) or not 0 <= request.tone_map_compression <= 1:
             raise InputError("tone_map_compression must be in [0, 1]", got=request.tone_map_compression)
-        if not 0 <= request.image_cond_noise_scale < float("inf"):
-            raise InputError("image_cond_noise_scale must be at least 0", got=request.image_cond_noise_scale)
+        noise = request.image_cond_noise_scale
+        if not is_number(noise) or not 0 <= noise < float("inf"):
+            raise InputError("image_cond_noise_scale must be at least 0", got=noise)
         if request.guidance is not None:
             self._check_perturbations(request.guidance)
         if request.initial_video is not None:
@@ -330,7 +333,7 @@ def listed_conditions(call: Mapping[str, Any]) -> list[list[Any]]:
 
 def _check_start(request: Request) -> None:
     """Whether the video starts from something exactly where it can."""
-    if not 0 < request.denoise_strength <= 1:
+    if not is_number(request.denoise_strength) or not 0 < request.denoise_strength <= 1:
         raise InputError("denoise_strength must be above 0 and at most 1", got=request.denoise_strength)
     latents = request.latents if request.denoise_strength < 1 else None
     starts = [

@@ -277,11 +277,11 @@ def _check_numbers(request: Request) -> None:
         _check_count(name, getattr(request, name))
     if request.num_inference_steps is not None:
         _check_count("num_inference_steps", request.num_inference_steps)
-    if not _is_number(request.frame_rate) or not 0 < request.frame_rate < float("inf"):
+    if not is_number(request.frame_rate) or not 0 < request.frame_rate < float("inf"):
         raise InputError("frame_rate must be a positive number", got=request.frame_rate)
     for name, limit in (("guidance_scale", float("inf")), ("guidance_rescale", 1)):
         value = getattr(request, name)
-        if not _is_number(value) or not 0 <= value <= limit or value == float("inf"):
+        if not is_number(value) or not 0 <= value <= limit or value == float("inf"):
             expected = "a number of at least 0" if limit != 1 else "a number from 0 (off) to 1 (full)"
             raise InputError(f"{name} is out of range", got=value, expected=expected)
     if request.timesteps is not None and request.sigmas is not None:
@@ -300,6 +300,8 @@ def _check_batch(request: Request, ratios: CompressionRatios, latent_channels: i
             raise InputError("generator must be a torch.Generator or a list of them", got=generator)
     size = request.latent_size(ratios)
     expected = (videos, size.frames * size.height * size.width, latent_channels)
+    if request.latents is not None and not isinstance(request.latents, Tensor):
+        raise InputError("latents must be a tensor", got=type(request.latents).__name__, expected=expected)
     if request.latents is not None and tuple(request.latents.shape) != expected:
         raise InputError("latents has the wrong shape", got=tuple(request.latents.shape), expected=expected)
     for name in ("decode_timestep", "decode_noise_scale"):
@@ -317,7 +319,7 @@ def per_video(request: Request, name: str) -> list[float]:
     value = getattr(request, name)
     values = list(value) if isinstance(value, (list, tuple)) else [value] * request.num_videos
     for entry in values:
-        if not _is_number(entry) or not 0 <= entry <= 1:
+        if not is_number(entry) or not 0 <= entry <= 1:
             raise InputError(f"{name} must be in [0, 1]", got=entry)
     if len(values) == request.num_prompts:
         return [entry for entry in values for _ in range(request.num_videos_per_prompt)]
@@ -335,5 +337,6 @@ def _check_count(name: str, value: Any) -> None:
         raise InputError(f"{name} must be a whole number of at least 1", got=value)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a number; truth values aren't."""
     return isinstance(value, Real) and not isinstance(value, bool)
