@@ -20,7 +20,7 @@ from ltx_diffusers import (
 )
 from ltx_diffusers.denoising.conditions import InPlaceCondition, KeyframeCondition
 from ltx_diffusers.denoising.samplers import EulerAncestral
-from ltx_diffusers.errors import InputError
+from ltx_diffusers.errors import InputError, LTXError
 from ltx_diffusers.functional.latent_statistics import match_statistics
 from ltx_diffusers.pipelines.window_files import digest
 
@@ -315,6 +315,16 @@ def test_a_callback_that_stops_ends_the_video_with_the_window_before(pipeline, c
     video = pipeline.stream(**CALL, generator=seeded(), callback_on_step_end=stop)
     assert torch.cat(list(video.latents()), dim=2).shape[2] == 6
     assert not pipeline._carried
+
+
+@pytest.mark.parametrize("output_type", ["latent", "np"])
+def test_a_video_that_is_stopped_at_once_says_so(pipeline, output_type):
+    def stop(self, index, timestep, tensors):
+        self._interrupt = True
+        return {}
+
+    with pytest.raises(LTXError, match="before its first window"):
+        pipeline(**CALL, generator=seeded(), callback_on_step_end=stop, output_type=output_type)
 
 
 @pytest.mark.parametrize(

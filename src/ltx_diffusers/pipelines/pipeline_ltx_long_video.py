@@ -12,7 +12,7 @@ from diffusers.pipelines.ltx.pipeline_output import LTXPipelineOutput
 from torch import Tensor
 
 from ..denoising.conditions import Condition
-from ..errors import InputError
+from ..errors import InputError, LTXError
 from ..geometry import VideoSize
 from .decoding import to_output
 from .long_video import Continuity, LongVideo, WindowCall
@@ -76,14 +76,16 @@ class LTXLongVideoPipeline(LTXConditionPipeline):
 
         Raises:
             InputError: If an argument can't be used; before anything is computed.
+            LTXError: If a callback stops it before the first window is done.
         """
         if output_type not in OUTPUT_TYPES:
             raise InputError("unknown output_type", got=output_type, expected=", ".join(OUTPUT_TYPES))
         video = self.stream(prompt, num_frames, **arguments)
-        if output_type == "latent":
-            frames = torch.cat(list(video.latents()), dim=2)
-        else:
-            frames = to_output(torch.cat(list(video.decoded()), dim=2), output_type)
+        pieces = list(video.latents() if output_type == "latent" else video.decoded())
+        if not pieces:
+            raise LTXError("the video was stopped before its first window was done")
+        frames = torch.cat(pieces, dim=2)
+        frames = frames if output_type == "latent" else to_output(frames, output_type)
         return LTXPipelineOutput(frames=frames) if return_dict else (frames,)
 
     def stream(
