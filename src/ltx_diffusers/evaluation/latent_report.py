@@ -98,7 +98,7 @@ def measure_latents(
         - `latent_pixels`: how many vectors all this was measured on; with few, ranks come out too low;
         - `mean`, `std`, `correlation`: of the channels;
         - `explained_variance`, `effective_rank`: of the covariance of the channels; `normalized`: the same for
-          channels of deviation 1, as a transformer sees them; `first_component`: share of the first one;
+        channels of deviation 1, as a transformer sees them; `first_component`: share of the first one;
         - `used_channels`: how many carry something;
         - `spectrum`: energy along the zigzag index, the share of low frequencies, and what noise would have;
         - `local_correlation`: of neighbouring latents across channels (SSVAE), None where there are no neighbours.
