@@ -369,4 +369,4 @@ def test_two_stages(theirs, ours, monkeypatch) -> None:
         ).frames
         result = result if output_type == "latent" else result.transpose(1, 2)
         assert result.shape == expected.shape
-        torch.testing.assert_close(result, expected, atol=2 * TOLERANCE, rtol=TOLERANCE)
+        torch.testing.assert_close(result, expected, atol=TOLERANCE, rtol=TOLERANCE)
