@@ -153,6 +153,10 @@ def test_what_cannot_work_is_refused():
         Composition({"kl": Term(KL(), 1.0, Balance("adaptive"))})
     with pytest.raises(InputError, match="can't be balanced against"):
         Composition({"l1": Term(L1(), 1.0, Balance("adaptive"))})
+    with pytest.raises(InputError, match="'l2' can't be balanced against"):
+        Composition({"l1": Term(L1()), "l2": Term(L2(), 1.0, Balance("adaptive"), start_step=5)})
+    with pytest.raises(InputError, match="from the first step on"):
+        Composition({"l1": Term(L1(), start_step=5), "kl": Term(KL(), 1.0, Balance("adaptive"))})
     with pytest.raises(InputError, match="no objective with a loss"):
         Composition({})
     model = Model()

@@ -58,10 +58,8 @@ class Composition(nn.Module):
         if not any(term.gives_loss for term in self.terms.values()):
             raise InputError("there is no objective with a loss", got=", ".join(terms) or "none")
         compares = any(self._is_adaptive(name) for name in terms) or learned_scale is not None
-        rebuilding = [
-            name for name, term in self.terms.items() if term.is_reconstruction and not terms[name].start_step
-        ]
-        if compares and not rebuilding:
+        rebuilding = [name for name, term in self.terms.items() if term.is_reconstruction]
+        if compares and not any(terms[name].start_step == 0 for name in rebuilding):
             raise InputError(
                 "an adaptive balance or a learned scale needs a reconstruction objective from the first step on",
                 got=", ".join(terms),
