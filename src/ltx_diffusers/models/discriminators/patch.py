@@ -26,8 +26,9 @@ _MAX_GROUPS = 16
 class PatchDiscriminator3D(ModelMixin, ConfigMixin):
     """Judges space-time patches of a video with causal 3D convolutions; a picture is a video of one frame.
 
-    The first layers also halve the frames (8k + 1 become 4k + 1), the others only rows and columns. Convolutions that
-    are causal in time leave a clip's first frames the same verdict as the picture's that they begin with.
+    The first layers also halve the frames (8k + 1 become 4k + 1), the others only rows and columns. The convolutions
+    are causal in time; without the normalization "group", which looks at the whole clip, the verdict on a clip's first
+    frame is the one on that frame as a picture.
 
     Args:
         in_channels: Channels of the video; twice those of a clip for pairs.
