@@ -1,14 +1,14 @@
 """Objectives together: order of hooks, weights, starts, balances and the learned scale."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from diffusers.configuration_utils import FrozenDict
 from torch import nn
 
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.objectives.balance import gradient_ratio, last_layer
 from ltx_diffusers.objectives.composition import Composition, Term
+from ltx_diffusers.objectives.latent_masking import LatentMasking
 from ltx_diffusers.objectives.vae import KL, L1, L2, VAEPass
 from ltx_diffusers.objectives.vae_objective import Balance, PosteriorPass, VAEObjective
 
@@ -18,7 +18,7 @@ class Model(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.config = SimpleNamespace(latent_channels=2)
+        self.config = FrozenDict(latent_channels=2)
         self.encoder, self.decoder = nn.Module(), nn.Module()
         self.encoder.conv_out = nn.Conv3d(3, 2, 1)
         self.decoder.conv_out = nn.Conv3d(2, 3, 1)
@@ -144,6 +144,17 @@ def test_the_learned_scale_divides_reconstruction_alone_and_finds_the_log_of_its
         composition.log_scale.copy_((2 * losses["l1"]).mean().log())
     run(composition, model)["loss"].mean().backward()
     torch.testing.assert_close(composition.log_scale.grad, torch.tensor(0.0), atol=1e-6, rtol=0)
+
+
+def test_what_a_later_objective_learns_has_a_gradient_from_the_first_step_on():
+    model = Model()
+    masking = LatentMasking(ratios=(1.0,), probabilities=(1.0,))
+    composition = Composition({"l1": Term(L1()), "masking": Term(masking, start_step=2)})
+    composition.setup(model)
+    loss = run(composition, model, step=1)["loss"]
+    assert torch.equal(loss, run(Composition({"l1": Term(L1())}), model)["loss"])
+    loss.mean().backward()
+    assert torch.equal(masking.token.grad, torch.zeros_like(masking.token))
 
 
 def test_what_cannot_work_is_refused():

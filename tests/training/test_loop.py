@@ -109,6 +109,23 @@ def test_old_checkpoints_go_and_broken_ones_are_not_seen(tmp_path):
     assert latest_checkpoint(tmp_path).name == "step-00000003"
 
 
+def test_a_full_disk_leaves_the_last_checkpoint_and_one_error(tmp_path):
+    resource = pytest.importorskip("resource")
+    run = trainer(tmp_path)
+    run.step = 1
+    run.save()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    run.step = 2
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        with pytest.raises(TrainingError, match="checkpoint of step 2 could not be written"):
+            run.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    trainer(tmp_path, resume=True)
+
+
 def test_a_loss_that_is_not_finite_stops_with_the_samples_named(tmp_path):
     run = trainer(tmp_path)
     with torch.no_grad():

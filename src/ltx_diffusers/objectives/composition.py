@@ -95,8 +95,14 @@ class Composition(nn.Module):
 
     def on_latents(self, latents: torch.Tensor, generator: torch.Generator | None, step: int) -> torch.Tensor:
         """What the decoder gets instead of the drawn latents (B, C, F', H', W')."""
-        for _, term in self._active(step):
-            latents = term.on_latents(latents, generator)
+        for name, term in self.terms.items():
+            if step >= self.settings[name].start_step:
+                latents = term.on_latents(latents, generator)
+            elif self.training:
+                # What a term learns takes part before its start, too: processes must agree on who does.
+                for parameter in term.parameters():
+                    if parameter.requires_grad:
+                        latents = latents + 0 * parameter.sum()
         return latents
 
     def on_reconstruction(self, record: VAEPass, step: int) -> dict[str, torch.Tensor]:

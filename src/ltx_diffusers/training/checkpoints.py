@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from ..errors import TrainingError
 
 
 def latest_checkpoint(run: Path) -> Path | None:
@@ -17,14 +20,27 @@ def latest_checkpoint(run: Path) -> Path | None:
 
 
 def save_checkpoint(accelerator: Accelerator, run: Path, step: int, *, keep: int) -> Path:
-    """Save the accelerator's state as checkpoint `step-N` and delete all but the newest `keep`."""
+    """Save the accelerator's state as checkpoint `step-N` and delete all but the newest `keep`.
+
+    Raises:
+        TrainingError: If it can't be written, as on a full disk; the earlier checkpoints stay.
+    """
     target = run / "checkpoints" / f"step-{step:08d}"
     partial = target.with_name(f"{target.name}.partial")
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
+    try:
+        accelerator.save_state(str(partial))
+    except (OSError, RuntimeError, SafetensorError) as error:  # PyTorch and safetensors have errors of their own
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise TrainingError(
+            f"the checkpoint of step {step} could not be written",
+            got=str(error).partition("\n")[0][:200],
+            fix=f"look at the space on the disk of {run}, then resume from the last checkpoint",
+        ) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         shutil.rmtree(target, ignore_errors=True)
