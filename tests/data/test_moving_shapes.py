@@ -24,7 +24,9 @@ from ltx_diffusers.data.moving_shapes import (
     vocabulary,
 )
 from ltx_diffusers.data.shape_clips import ShapeClips
+from ltx_diffusers.data.texture import draw_texture
 from ltx_diffusers.errors import InputError
+from ltx_diffusers.evaluation.judge import ShapesJudge
 
 SPLITS = ("train", "held-out")
 # Area of each shape on a circle of radius 1: pi, a square of diagonal 2, an equilateral triangle, and a cross of five
@@ -195,3 +197,25 @@ def test_weighted_shapes_come_more_often():
 def test_weights_of_no_shape_are_refused(weights):
     with pytest.raises(InputError, match="shape_weights"):
         ShapeClips(shape_weights=weights)
+
+
+def test_texture_leaves_the_clip_readable_and_moves_with_the_shape():
+    plain, textured = (ShapeClips(9, 64, 64, split="held-out", texture=texture) for texture in (0.0, 0.15))
+    for index in range(20):
+        clip, same = plain[index], textured[index]
+        assert (clip.spec, clip.caption) == (same.spec, same.caption)
+        difference = np.abs(clip.frames - same.frames)
+        assert 0.02 < difference.max() <= 0.15 + 1e-6
+        assert ShapesJudge().read(same.frames).right(clip.spec)["all"]
+    assert not np.array_equal(textured[0].frames[0, 0, 0], textured[1].frames[0, 0, 0])
+    spec = replace(textured[0].spec, motion="right", start=(0.3, 0.5), travel=0.25, radius=0.2)
+    textures = tuple(draw_texture(np.random.default_rng(seed), 0.15) for seed in (1, 2))
+    frames = render(spec, 9, 64, 64, textures)
+    # A sixteenth of the travel is two pixels: the middle of the shape, with its pattern, goes along.
+    np.testing.assert_allclose(frames[0, 28:36, 16:22], frames[8, 28:36, 32:38], atol=1e-5)
+    np.testing.assert_array_equal(frames[0, :4], frames[8, :4])
+
+
+def test_a_texture_out_of_range_is_refused():
+    with pytest.raises(InputError, match="texture"):
+        ShapeClips(texture=1.5)

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from ..errors import InputError
+from .texture import Texture
 
 Split = Literal["train", "held-out"]
 
@@ -162,8 +163,16 @@ def _scale(motion: str, progress: np.ndarray | float) -> np.ndarray | float:
     return 1 + 0 * progress
 
 
-def render(spec: ClipSpec, num_frames: int, height: int, width: int) -> np.ndarray:
+def render(
+    spec: ClipSpec, num_frames: int, height: int, width: int, textures: tuple[Texture, Texture] | None = None
+) -> np.ndarray:
     """Draw a clip.
+
+    Args:
+        spec: What it shows.
+        num_frames, height, width: Its size in frames and pixels.
+        textures: Patterns of the background and of the shape; the shape's moves and grows with it. None for plain
+            colours.
 
     Returns:
         float32 array (F, H, W, 3) of sRGB values in [0, 1].
@@ -184,7 +193,14 @@ def render(spec: ClipSpec, num_frames: int, height: int, width: int) -> np.ndarr
     cover = np.clip(0.5 - distance / edge, 0, 1)[..., None]
     foreground = np.asarray(COLORS[spec.color], np.float32)
     background = np.asarray(BACKGROUNDS[spec.background], np.float32)
-    return (background + (foreground - background) * cover).astype(np.float32)
+    if textures is not None:
+        side = np.float32(min(height, width))
+        ground_pattern, shape_pattern = textures
+        columns, rows = np.arange(width, dtype=np.float32) / side, np.arange(height, dtype=np.float32) / side
+        background = background + ground_pattern(*np.broadcast_arrays(columns[None, :], rows[:, None]))
+        grown = side * _scale(spec.motion, progress)[:, None, None]
+        foreground = foreground + shape_pattern(*np.broadcast_arrays(x / grown, y / grown))
+    return np.clip(background + (foreground - background) * cover, 0, 1).astype(np.float32)
 
 
 def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:

@@ -11,6 +11,9 @@ from ..errors import InputError
 from . import data_readers
 from .clips import Clip
 from .moving_shapes import SHAPES, ClipSpec, Split, caption, moment, render, sample_spec
+from .texture import Texture, draw_texture
+
+_TEXTURE = 1  # last word of the seed that patterns are drawn with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +38,11 @@ class ShapeClips:
         split: "train" or "held-out".
         seed: Another seed is another set.
         shape_weights: Shapes that are drawn more or less often than the others; see `moving_shapes.sample_spec`.
+        texture: How far patterns on shape and background may change a colour, from 0 (plain) to 1; the judge still
+            reads clips with 0.1.
 
     Raises:
-        InputError: If there is no such shape, or a weight isn't positive.
+        InputError: If there is no such shape, a weight isn't positive, or the texture isn't in [0, 1].
     """
 
     num_frames: int = 17
@@ -46,8 +51,11 @@ class ShapeClips:
     split: Split = "train"
     seed: int = 0
     shape_weights: Mapping[str, float] | None = None
+    texture: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.texture <= 1:
+            raise InputError("texture must be in [0, 1]", got=self.texture)
         for shape, weight in (self.shape_weights or {}).items():
             if shape not in SHAPES or not 0 < weight < float("inf"):
                 raise InputError(
@@ -61,8 +69,15 @@ class ShapeClips:
         spec = sample_spec(rng, self.split, self.shape_weights)
         if self.num_frames == 1:
             spec = moment(spec, float(rng.random()))
-        frames = render(spec, self.num_frames, self.height, self.width)
+        frames = render(spec, self.num_frames, self.height, self.width, self._textures(index))
         return ShapeClip(frames=frames, caption=caption(spec, rng), name=self.name(index), spec=spec)
+
+    def _textures(self, index: int) -> tuple[Texture, Texture] | None:
+        """Patterns of a clip's background and shape, drawn apart from all else, so that the clip is the plain one's."""
+        if not self.texture:
+            return None
+        rng = np.random.default_rng([self.seed, index, _TEXTURE])
+        return draw_texture(rng, self.texture), draw_texture(rng, self.texture)
 
     def caption(self, index: int, rng: np.random.Generator) -> str:
         """Another wording for a clip, without drawing it."""
