@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ltx_diffusers.data.cutting import Cut
-from ltx_diffusers.data.decoding import MediaFacts, Window, count_frames, decode_window, probe_video
+from ltx_diffusers.data.decoding import MediaFacts, Window, count_frames, decode_clip, probe_video
 from ltx_diffusers.data.tars import index_shard
 from ltx_diffusers.data.video import write_video
 from ltx_diffusers.errors import InputError, MediaError
@@ -49,7 +49,7 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def test_a_damaged_file_is_read_or_refused(contents: dict, kind: str, places: list, length: float) -> None:
     file = damaged(contents[kind], places, length)
     try:
-        frames = Cut(upscale=True).frames(
+        frames, _ = Cut(upscale=True).clip(
             io.BytesIO(file), kind == "png", (1 if kind == "png" else 5, 16, 16), 0.4
         )
     except MediaError:
@@ -97,17 +97,18 @@ def test_windows_hold_the_frames_of_their_time(video: Path, place: float, window
     expected = np.floor(first + step * np.arange(9) + 1e-6)
     if "frame_rate" not in window:
         expected = np.ceil(first - 0.1) + step * np.arange(9)
-    read = decode_window(video, Window(9, place, **window))
+    read, rate = decode_clip(video, Window(9, place, **window))
     np.testing.assert_allclose((read.mean((1, 2, 3)) - 20) / 5, expected, atol=0.5)
+    assert rate == pytest.approx(24 / step)
 
 
 def test_a_video_is_used_up_to_its_last_frame_and_no_further(video: Path) -> None:
-    assert decode_window(video, Window(40)).shape == (40, 48, 64, 3)
+    assert decode_clip(video, Window(40))[0].shape == (40, 48, 64, 3)
     with pytest.raises(MediaError, match="too short"):
-        decode_window(video, Window(41))
+        decode_clip(video, Window(41))
     with pytest.raises(MediaError, match="too short"):
-        decode_window(video, Window(15, frame_rate=8))
-    assert decode_window(video, Window(14, 1.0, frame_rate=8)).shape[0] == 14
+        decode_clip(video, Window(15, frame_rate=8))
+    assert decode_clip(video, Window(14, 1.0, frame_rate=8))[0].shape[0] == 14
 
 
 def test_headers_and_frames_are_counted(video: Path, contents: dict) -> None:

@@ -80,6 +80,7 @@ def test_frame_rate_and_stride_choose_the_frames(folder: Path) -> None:
     for settings in ({"frame_rate": 8}, {"stride": 3}):
         clip = FolderClips(**SIZE | {"num_frames": 5}, path=folder, **settings)[0]
         np.testing.assert_allclose(np.diff(grey_of(clip.frames)), 9, atol=2)
+        assert clip.frame_rate == pytest.approx(8)
 
 
 def test_the_held_out_clips_are_others_and_stay_held_out(folder: Path) -> None:
@@ -242,6 +243,24 @@ def test_what_a_list_says_of_lengths_and_splits_counts(folder: Path, tmp_path: P
     held_out = ListClips(**SIZE, path=path, root=folder, split="held-out")
     assert set(names(held_out, 8)) == {"clip2.mp4", "clip4.mp4", "clip5.mp4"}
     assert not train.skipped
+
+
+def test_rows_name_what_a_clip_is_made_from(folder: Path, tmp_path: Path) -> None:
+    columns = [
+        {"reference": "a.mp4"},
+        {"references": ["a.mp4", "b.png"], "mask": "m.png"},
+        {"reference": '["a.mp4", "b.png"]', "mask_path": "sub/m.webm"},
+        {"reference": "notes.md"},
+        {"reference": 3},
+        {"mask": ["m.png", "n.png"]},
+    ]
+    path = write_list(tmp_path / "list.jsonl", [rows(folder)[0] | more for more in columns])
+    entries, problems = read_list(path, folder)
+    pair = (folder / "a.mp4", folder / "b.png")
+    assert [entry.references for entry in entries] == [pair[:1], pair, pair]
+    assert [entry.mask for entry in entries] == [None, folder / "m.png", folder / "sub/m.webm"]
+    for problem, words in zip(problems, ("notes.md", "no file", "more than one mask"), strict=True):
+        assert words in problem.reason
 
 
 def test_bad_rows_are_left_out_and_listed(folder: Path, tmp_path: Path) -> None:

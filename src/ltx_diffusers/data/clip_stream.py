@@ -170,11 +170,16 @@ class ClipStream(IterableDataset):
         if self.split == "train":
             draws = (float(rng.random()), (float(rng.random()), float(rng.random())))
         try:
-            frames = self.cut.frames(entry.open(), entry.is_picture, self.size, *draws)
+            frames, frame_rate = self.cut.clip(entry.open(), entry.is_picture, self.size, *draws)
         except (MediaError, OSError) as error:
             self._skip(Problem(entry.name, one_line(error)))
             return None
-        return Clip(frames=frames.astype(np.float32) / 255, caption=entry.caption, name=entry.name)
+        return Clip(
+            frames=frames.astype(np.float32) / 255,
+            caption=entry.caption,
+            name=entry.name,
+            frame_rate=frame_rate,
+        )
 
     def _skip(self, problem: Problem) -> None:
         if problem not in self._skipped:

@@ -17,11 +17,13 @@ class Clip:
         frames: float32 (F, H, W, 3) in [0, 1].
         caption: One wording of what it shows; "" if nobody wrote one.
         name: What a user finds it by: a file's path, with the place inside an archive; "" for what has no place.
+        frame_rate: Of these frames, per second; None for a picture, or where the set has none of its own.
     """
 
     frames: np.ndarray
     caption: str
     name: str = ""
+    frame_rate: float | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from ..errors import InputError, MediaError
-from .decoding import Window, decode_window, one_line
+from .decoding import Window, decode_clip, one_line
 from .media_entries import MediaEntry, number_in
 from .pictures import MIDDLE, crop_frames, fit_frames
 from .video import read_image
@@ -113,15 +113,15 @@ class Cut:
         fit = fit_frames if self.resize == "cover" else crop_frames
         return fit(picture, height, width, position)
 
-    def frames(
+    def clip(
         self,
         source: Path | IO[bytes],
         is_picture: bool,
         size: tuple[int, int, int],
         place: float = MIDDLE[0],
         position: tuple[float, float] = MIDDLE,
-    ) -> np.ndarray:
-        """Read a clip, uint8 (F, H, W, 3).
+    ) -> tuple[np.ndarray, float | None]:
+        """Read a clip: its frames, uint8 (F, H, W, 3), and their rate per second, None for a picture.
 
         Args:
             source: A file, or its bytes.
@@ -140,8 +140,8 @@ class Cut:
 
         try:
             if is_picture:
-                return fit(read_image(source))[None]
-            return decode_window(source, self.window(num_frames, place), fit)
+                return fit(read_image(source))[None], None
+            return decode_clip(source, self.window(num_frames, place), fit)
         except MediaError:
             raise
         except Exception as error:  # decoders meet damaged files with errors of any kind

@@ -66,6 +66,10 @@ class Window:
         """From the clip's first frame to its last, in a video of some frame rate."""
         return (self.num_frames - 1) * self.stride / (self.frame_rate or frame_rate)
 
+    def rate(self, frame_rate: float) -> float:
+        """Frames per second of the clip, in a video of some frame rate."""
+        return (self.frame_rate or frame_rate) / self.stride
+
     def fits(self, seconds: float, frame_rate: float) -> bool:
         """Whether a video of some duration and frame rate is long enough."""
         return self.seconds(frame_rate) <= seconds - (1 - _SLACK) / frame_rate
@@ -116,13 +120,18 @@ def count_frames(source: Path | IO[bytes]) -> MediaFacts:
     return replace(facts, num_frames=count)
 
 
-def decode_window(source: Path | IO[bytes], window: Window, fit: Fit | None = None) -> np.ndarray:
-    """The frames of a window, uint8 (F, H, W, 3); the video is sought near the first, not read from its start.
+def decode_clip(source: Path | IO[bytes], window: Window, fit: Fit | None = None) -> tuple[np.ndarray, float]:
+    """The frames of a window, and how many of them make a second.
+
+    The video is sought near the first frame, not read from its start.
 
     Args:
         source: A file, or its bytes.
         window: Which frames.
         fit: What is done to each.
+
+    Returns:
+        Frames, uint8 (F, H, W, 3), and their rate.
 
     Raises:
         MediaError: If the video can't be read, is too short, or changes its size.
@@ -132,7 +141,8 @@ def decode_window(source: Path | IO[bytes], window: Window, fit: Fit | None = No
     try:
         with _open(source) as container:
             stream = _video_stream(container)
-            chosen = _choose(container, stream, _facts(container, stream), window)
+            facts = _facts(container, stream)
+            chosen = _choose(container, stream, facts, window)
             frames = [_pixels(frame) if fit is None else fit(_pixels(frame)) for frame in chosen]
     except (OSError, ValueError, av.FFmpegError) as error:
         if isinstance(error, MediaError):
@@ -140,7 +150,7 @@ def decode_window(source: Path | IO[bytes], window: Window, fit: Fit | None = No
         raise MediaError("it can't be read", got=one_line(error)) from error
     if len({frame.shape for frame in frames}) > 1:
         raise MediaError("its frame size changes", expected="one size")
-    return np.stack(frames)
+    return np.stack(frames), window.rate(facts.frame_rate)
 
 
 def one_line(error: BaseException) -> str:

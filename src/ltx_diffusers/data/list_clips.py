@@ -19,6 +19,12 @@ from .moving_shapes import Split
 PATH_FIELDS = ("path", "file", "file_name", "file_path", "video", "video_path", "image")
 """Columns that hold the file; the first that a list has counts."""
 
+REFERENCE_FIELDS = ("reference", "references", "reference_path", "reference_video")
+"""Columns that hold what a clip is made from: a file, or a list of them; the first that a list has counts."""
+
+MASK_FIELDS = ("mask", "mask_path", "mask_video")
+"""Columns that hold the mask of what is made anew; the first that a list has counts."""
+
 LIST_ENDINGS = (".csv", ".tsv", ".json", ".jsonl")
 SPLITS = {
     "train": "train",
@@ -38,7 +44,8 @@ class ListClips(MediaClips):
 
     A row has a column for the file (`PATH_FIELDS`) and may have one for the caption (`caption`, `text` or `prompt`),
     for the split (`split`), and `fps` with `duration` in seconds, by which videos that are too short are passed over
-    without being opened.
+    without being opened. What a clip is made from (`REFERENCE_FIELDS`) and which part is made anew (`MASK_FIELDS`) is
+    for precomputed latents; clips read by number do without.
 
     Args:
         num_frames, height, width, split, seed: See `ClipReader`.
@@ -166,6 +173,9 @@ def _entry(row: Any, root: Path, path_column: str | None, caption_column: str | 
     split = row.get("split") or None
     if split is not None and split not in SPLITS:
         raise ValueError(f"its split is {str(split)[:50]!r}, none of {', '.join(SPLITS)}")
+    masks = _files(row, MASK_FIELDS, root)
+    if len(masks) > 1:
+        raise ValueError("it has more than one mask")
     return MediaEntry(
         name=name,
         key=Path(name).with_suffix("").as_posix(),
@@ -173,4 +183,24 @@ def _entry(row: Any, root: Path, path_column: str | None, caption_column: str | 
         caption=" ".join((caption or "").split()),
         facts=facts_in(row),
         split=SPLITS[split] if split else None,
+        references=_files(row, REFERENCE_FIELDS, root),
+        mask=masks[0] if masks else None,
     )
+
+
+def _files(row: dict[str, Any], columns: tuple[str, ...], root: Path) -> tuple[Path, ...]:
+    """Pictures and videos in the first of some columns that says something: one, a list, or a list as JSON text."""
+    column = next((column for column in columns if row.get(column)), None)
+    if column is None:
+        return ()
+    names = row[column]
+    if isinstance(names, str):
+        names = json.loads(names) if names.lstrip().startswith("[") else [names]
+    if not isinstance(names, list):
+        raise ValueError(f"its {column} is no file")
+    for name in names:
+        if not isinstance(name, str) or "\0" in name or not is_media(name):
+            raise ValueError(
+                f"its {column} {str(name)[:100]!r} is neither a picture nor a video by its ending"
+            )
+    return tuple(root / name for name in names)

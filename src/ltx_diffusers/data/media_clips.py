@@ -148,14 +148,19 @@ class MediaClips:
             rng = np.random.default_rng([_CLIP, self.seed, number, attempt])
             entry = self._entry(number) if attempt == 0 else self._entries[rng.integers(len(self._entries))]
             try:
-                frames = self._frames(entry, rng)
+                frames, frame_rate = self._cut(entry, rng)
             except (MediaError, OSError) as error:
                 problems.append(self._skip(entry, error))
                 continue
             if len(self._resolved) >= _REMEMBERED:
                 self._resolved.clear()
             self._resolved[number] = entry
-            clip = Clip(frames=frames.astype(np.float32) / 255, caption=entry.caption, name=entry.name)
+            clip = Clip(
+                frames=frames.astype(np.float32) / 255,
+                caption=entry.caption,
+                name=entry.name,
+                frame_rate=frame_rate,
+            )
             return entry, clip
         raise MediaError(f"none of {_ATTEMPTS} pictures and videos in a row could be used", got=problems[-1])
 
@@ -164,14 +169,14 @@ class MediaClips:
         turn, place = divmod(number, len(self._entries))
         return self._entries[_order(self.seed, turn, len(self._entries))[place]]
 
-    def _frames(self, entry: MediaEntry, rng: np.random.Generator) -> np.ndarray:
-        """A clip's frames, uint8 (F, H, W, 3)."""
+    def _cut(self, entry: MediaEntry, rng: np.random.Generator) -> tuple[np.ndarray, float | None]:
+        """A clip's frames, uint8 (F, H, W, 3), and their rate."""
         if self.split == "train":
             place, position = float(rng.random()), (float(rng.random()), float(rng.random()))
         else:
             place, position = MIDDLE[0], MIDDLE
         size = (self.num_frames, self.height, self.width)
-        return self.cut.frames(entry.open(), entry.is_picture, size, place, position)
+        return self.cut.clip(entry.open(), entry.is_picture, size, place, position)
 
     def _skip(self, entry: MediaEntry, error: Exception) -> Problem:
         problem = Problem(entry.name, one_line(error))

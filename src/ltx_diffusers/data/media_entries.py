@@ -30,6 +30,8 @@ class MediaEntry:
         span: First byte and number of bytes within an archive; None for a file of its own.
         facts: What a list or metadata says of it, such as `fps` and `duration` in seconds. Not checked.
         split: "train" or "held-out" if a list says so.
+        references: Files of what it is made from: for training in context, at the same moments.
+        mask: File of a picture or video whose bright part is what is made anew; None: everything.
     """
 
     name: str
@@ -39,6 +41,8 @@ class MediaEntry:
     span: tuple[int, int] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     split: str | None = None
+    references: tuple[Path, ...] = ()
+    mask: Path | None = None
 
     @property
     def is_picture(self) -> bool:
