@@ -22,6 +22,7 @@ from ltx_diffusers.data.clips import skipped_by
 from ltx_diffusers.denoising.state import TokenState, from_noise
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.functional.coordinates import Placement
+from ltx_diffusers.functional.draws import Draws
 from ltx_diffusers.geometry import VideoSize
 from ltx_diffusers.objectives.adversarial import Adversarial
 from ltx_diffusers.objectives.flow_matching import FlowPass
@@ -367,7 +368,7 @@ def test_an_objective_teaches_something(entry) -> None:
 
 
 @over("objectives")
-def test_an_objective_that_changes_latents_keeps_their_shape_and_takes_the_generator(entry) -> None:
+def test_an_objective_that_changes_latents_keeps_their_shape_and_takes_its_draws(entry) -> None:
     if not issubclass(entry, VAEObjective) or entry.on_latents is VAEObjective.on_latents:
         pytest.skip("leaves latents alone")
     objective = entry()
@@ -375,8 +376,8 @@ def test_an_objective_that_changes_latents_keeps_their_shape_and_takes_the_gener
     latents = torch.randn(2, CHANNELS, *SIZE, generator=seeded(11))
 
     def changed(seed: int) -> list[Tensor]:
-        generator = seeded(seed)
-        return [objective.on_latents(latents, generator) for _ in range(20)]
+        draws = Draws.of_samples(seed, 0, range(2))
+        return [objective.on_latents(latents, draws) for _ in range(20)]
 
     first = changed(1)
     torch.rand(1)

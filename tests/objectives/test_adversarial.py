@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from ltx_diffusers.errors import InputError, UnknownNameError
+from ltx_diffusers.functional.draws import Draws
 from ltx_diffusers.models.discriminators import discriminators
 from ltx_diffusers.objectives.adversarial import OrdinaryGAN, ReconstructionGAN, discriminator_loss
 from ltx_diffusers.objectives.critic import Critic
@@ -36,14 +37,14 @@ def clips(value, batch=4):
     return torch.full((batch, 3, 1, 2, 2), float(value))
 
 
-def record(original, reconstruction, generator=None):
+def record(original, reconstruction, draws=None):
     latents = torch.zeros(len(original), 2, 1, 1, 1)
-    return VAEPass(original, reconstruction, latents, latents, generator=generator)
+    return VAEPass(original, reconstruction, latents, latents, draws=draws)
 
 
 def test_pairs_come_in_both_orders_and_the_label_says_which():
     original, reconstruction = clips(1, 200), clips(0, 200)
-    (view,) = ReconstructionGAN(SMALL).views(original, reconstruction, torch.Generator().manual_seed(0))
+    (view,) = ReconstructionGAN(SMALL).views(original, reconstruction, Draws.of_samples(0, 0, range(200)))
     assert view.video.shape == (200, 6, 1, 2, 2)
     assert 70 < (view.label > 0).sum() < 130
     first = view.label > 0
@@ -60,10 +61,10 @@ def test_a_right_verdict_costs_the_autoencoder_and_helps_the_discriminator(linea
         ("logistic", torch.nn.functional.softplus(torch.tensor(2.0)).item(), None),
     ):
         objective = ReconstructionGAN(linear, loss=loss)
-        generator = torch.Generator().manual_seed(0)
-        value = objective(record(clips(1), clips(0), generator))
+        draws = Draws.of_samples(0, 0, range(4))
+        value = objective(record(clips(1), clips(0), draws))
         torch.testing.assert_close(value, torch.full((4,), autoencoder))
-        figures = Critic(objective)(clips(1), clips(0), generator)
+        figures = Critic(objective)(clips(1), clips(0), draws)
         if discriminator is None:
             discriminator = torch.nn.functional.softplus(torch.tensor(-2.0)).item()
         torch.testing.assert_close(figures["loss"], torch.full((4,), discriminator))
@@ -134,7 +135,7 @@ def test_a_critic_learns_who_is_who():
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
         original = torch.randn(8, 3, 1, 16, 16, generator=generator)
-        figures = critic(original, original + 1, generator)
+        figures = critic(original, original + 1, Draws.split(generator, 8))
         optimizer.zero_grad()
         figures["loss"].mean().backward()
         optimizer.step()

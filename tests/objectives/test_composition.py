@@ -63,7 +63,7 @@ def test_hooks_are_called_in_their_order():
             calls.append("posterior")
             return posterior.mean.flatten(1).mean(1)
 
-        def on_latents(self, latents, generator):
+        def on_latents(self, latents, draws):
             calls.append("latents")
             return latents + 1
 

@@ -8,6 +8,7 @@ from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLWan
 from diffusers.configuration_utils import FrozenDict
 
 from ltx_diffusers.errors import InputError
+from ltx_diffusers.functional.draws import Draws
 from ltx_diffusers.functional.local_correlation import window_correlation
 from ltx_diffusers.geometry import VideoSize
 from ltx_diffusers.objectives.composition import Composition, Term
@@ -107,7 +108,7 @@ def masking(channels=6, **settings):
 def test_the_count_of_masked_latents(ratio, block, size, masked):
     objective = masking(ratios=(ratio,), probabilities=(1.0,), block=block)
     latents = draw(3, 6, *size).float()
-    result = objective.on_latents(latents, torch.Generator().manual_seed(0))
+    result = objective.on_latents(latents, Draws.of_samples(0, 0, range(len(latents))))
     replaced = (result != latents).any(dim=1)
     assert replaced.flatten(1).sum(1).tolist() == [masked] * 3
     assert torch.equal(replaced[0], replaced[1]) and torch.equal(replaced[0], replaced[2])
@@ -130,7 +131,7 @@ def test_masks_are_drawn_anew_with_the_probabilities_of_their_ratios():
 
 def test_the_token_gets_a_gradient_in_every_step():
     objective = masking(ratios=(0.0,), probabilities=(1.0,))
-    objective.on_latents(torch.ones(1, 6, 1, 2, 2), torch.Generator()).sum().backward()
+    objective.on_latents(torch.ones(1, 6, 1, 2, 2), Draws.of_samples(0, 0, [0])).sum().backward()
     assert torch.equal(objective.token.grad, torch.zeros_like(objective.token))
 
 
@@ -169,7 +170,7 @@ def test_both_work_on_other_autoencoders(kind):
     video = torch.rand(1, 3, 9, 32, 32)
     posterior = vae.encode(video).latent_dist
     losses = [composition.on_posterior(PosteriorPass(video, posterior.mean, posterior.logvar), 0)]
-    latents = composition.on_latents(posterior.mean, torch.Generator().manual_seed(0), 0)
+    latents = composition.on_latents(posterior.mean, Draws.of_samples(0, 0, range(len(video))), 0)
     record = VAEPass(video, vae.decode(latents).sample, posterior.mean, posterior.logvar)
     losses.append(composition.on_reconstruction(record, 0))
     composition.combine(losses, vae)["loss"].mean().backward()

@@ -142,7 +142,7 @@ def test_hooks_are_called_in_their_order(tmp_path):
             assert posterior.mean.shape == (2, 8, 3, 2, 2) and len(posterior.captions) == 2
             calls.append("posterior")
 
-        def on_latents(self, latents, generator):
+        def on_latents(self, latents, draws):
             calls.append("latents")
             return torch.zeros_like(latents)
 
@@ -181,7 +181,7 @@ def test_hooks_are_called_in_their_order(tmp_path):
     assert calls == ["posterior", "reconstruction", "diagnostics"]
 
 
-def test_injected_noise_comes_from_the_steps_generator(tmp_path):
+def test_injected_noise_belongs_to_the_sample(tmp_path):
     model = TINY_VAE | {"decoder_inject_noise": [True] * 4}
     task = VAETask(config_of(tmp_path, model=model, objectives={"l2": 1.0}))
     for name, parameter in task.module.vae.named_parameters():
@@ -189,11 +189,12 @@ def test_injected_noise_comes_from_the_steps_generator(tmp_path):
             torch.nn.init.ones_(parameter)
     batch = task.batch(0, 0, 1)
 
-    def loss(seed):
+    def loss(*numbers):
         torch.rand(1)
-        return task.module.eval()(batch, torch.Generator().manual_seed(seed))["loss"]
+        return task.module.eval()(batch | {"numbers": numbers}, torch.Generator())["loss"]
 
-    assert torch.equal(loss(0), loss(0)) and not torch.equal(loss(0), loss(1))
+    first, other = loss(0, 1), loss(0, 2)
+    assert torch.equal(first, loss(0, 1)) and first[0] == other[0] and first[1] != other[1]
 
 
 def test_checkpointing_changes_memory_only(tmp_path):
@@ -276,15 +277,16 @@ def run_on(world_size, folder, settings):
 
 
 def test_two_processes_take_the_step_that_one_takes(tmp_path):
-    """Without draws, which differ by process: 1 process with 4 clips, 2 with 2, in both sides of the game."""
+    """1 process with 4 clips, 2 with 2 each: all draws of both sides of the game belong to the clips."""
     settings = {
-        "model": TINY_VAE | {"timestep_conditioning": False},
-        "sample_posterior": False,
+        "model": TINY_VAE | {"decoder_inject_noise": [True] * 4},
         "objectives": {
             "l1": 1.0,
             "wavelet": 0.5,
             "kl": 1e-3,
             "gan": GAN | {"start_step": 0},
+            "reconstruction-gan": GAN | {"start_step": 0},
+            "latent-masking": {"options": {"ratios": [0.5], "probabilities": [1.0]}},
             "local-correlation": {"weight": 0.1, "options": {"scope": "sample"}},
         },
         "optimizer": {"name": "adamw", "learning_rate": 1e-3, "warmup_steps": 0},

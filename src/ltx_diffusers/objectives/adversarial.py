@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import InputError
+from ..functional.draws import Draws
 from ..models.discriminators import discriminators as known_discriminators
 from . import objectives
 from .vae_objective import Balance, VAEObjective, VAEPass
@@ -90,9 +91,7 @@ class Adversarial(VAEObjective):
         return self._discriminators[0]
 
     @abstractmethod
-    def views(
-        self, original: torch.Tensor, reconstruction: torch.Tensor, generator: torch.Generator | None
-    ) -> list[View]:
+    def views(self, original: torch.Tensor, reconstruction: torch.Tensor, draws: Draws | None) -> list[View]:
         """What the discriminators are trained on."""
 
     def autoencoder_views(self, views: list[View]) -> list[View]:
@@ -106,7 +105,7 @@ class Adversarial(VAEObjective):
 
     def on_reconstruction(self, record: VAEPass) -> torch.Tensor:
         """The autoencoder's loss of each sample, (B,)."""
-        views = self.views(record.video, record.reconstruction, record.generator)
+        views = self.views(record.video, record.reconstruction, record.draws)
         with frozen(self.discriminators):
             losses = [
                 autoencoder_loss(logits, label, self.loss)
@@ -120,20 +119,17 @@ class Adversarial(VAEObjective):
 class ReconstructionGAN(Adversarial):
     """The paper's GAN: which of these two is the original? Original and reconstruction are joined along channels.
 
-    Each sample's order is drawn. Without a generator both orders are judged and averaged.
+    Each sample's order is drawn. Without draws both orders are judged and averaged.
     """
 
     channels = 6
 
-    def views(
-        self, original: torch.Tensor, reconstruction: torch.Tensor, generator: torch.Generator | None
-    ) -> list[View]:
-        """One view in drawn order, or both orders without a generator."""
-        batch, device = original.shape[0], original.device
-        if generator is not None:
-            first = torch.rand(batch, generator=generator, device=device) < 0.5
+    def views(self, original: torch.Tensor, reconstruction: torch.Tensor, draws: Draws | None) -> list[View]:
+        """One view in drawn order, or both orders without draws."""
+        if draws is not None:
+            first = draws.uniform().to(original.device) < 0.5
             return [self._view(original, reconstruction, first)]
-        ones = torch.ones(batch, dtype=torch.bool, device=device)
+        ones = torch.ones(original.shape[0], dtype=torch.bool, device=original.device)
         return [self._view(original, reconstruction, order) for order in (ones, ~ones)]
 
     @staticmethod
@@ -155,9 +151,7 @@ class OrdinaryGAN(Adversarial):
 
     channels = 3
 
-    def views(
-        self, original: torch.Tensor, reconstruction: torch.Tensor, generator: torch.Generator | None
-    ) -> list[View]:
+    def views(self, original: torch.Tensor, reconstruction: torch.Tensor, draws: Draws | None) -> list[View]:
         """The original, then the reconstruction."""
         ones = original.new_ones(original.shape[0])
         return [View(original, ones), View(reconstruction, -ones)]

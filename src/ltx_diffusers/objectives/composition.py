@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..functional.draws import Draws
 from ..geometry import VideoSize
 from .balance import last_layer
 from .vae_objective import CONSTANT, Balance, PlainObjective, PosteriorPass, VAEObjective, VAEPass
@@ -93,11 +94,11 @@ class Composition(nn.Module):
         """Losses (B,) of the encoder's output, by term."""
         return _given({name: term.on_posterior(posterior) for name, term in self._active(step)})
 
-    def on_latents(self, latents: torch.Tensor, generator: torch.Generator | None, step: int) -> torch.Tensor:
+    def on_latents(self, latents: torch.Tensor, draws: Draws | None, step: int) -> torch.Tensor:
         """What the decoder gets instead of the drawn latents (B, C, F', H', W')."""
         for name, term in self.terms.items():
             if step >= self.settings[name].start_step:
-                latents = term.on_latents(latents, generator)
+                latents = term.on_latents(latents, draws)
             elif self.training:
                 # What a term learns takes part before its start, too: processes must agree on who does.
                 for parameter in term.parameters():

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ..functional.draws import Draws
 from .adversarial import Adversarial, View, discriminator_loss
 
 
@@ -28,7 +29,7 @@ class Critic(nn.Module):
         self,
         original: torch.Tensor,
         reconstruction: torch.Tensor,
-        generator: torch.Generator | None = None,
+        draws: Draws | None = None,
         step: int = 0,
     ) -> dict[str, torch.Tensor]:
         """Losses (B,) of originals and reconstructions (B, 3, F, H, W), which need no gradient.
@@ -39,7 +40,7 @@ class Critic(nn.Module):
         objective = self._objective[0]
         penalize = objective.r1 > 0 and torch.is_grad_enabled() and step % objective.r1_every == 0
         original = original.detach().requires_grad_(penalize)
-        views = objective.views(original, reconstruction.detach(), generator)
+        views = objective.views(original, reconstruction.detach(), draws)
         verdicts = [(view, logits) for view in views for logits in objective.judge(view.video)]
 
         def mean(values: list[torch.Tensor]) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..functional.draws import Draws
 from . import objectives
 from .vae_objective import VAEObjective
 
@@ -60,9 +61,9 @@ class LatentMasking(VAEObjective):
         channels = config.latent_channels if "latent_channels" in config else config.z_dim  # Wan's VAE
         self.token = nn.Parameter(torch.randn(1, channels, 1, 1, 1))
 
-    def on_latents(self, latents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def on_latents(self, latents: torch.Tensor, draws: Draws | None) -> torch.Tensor:
         """Latents (B, C, F', H', W') with some of them replaced."""
-        mask = self.draw_mask(latents, generator)
+        mask = self.draw_mask(latents, None if draws is None else draws.shared)
         self._masked_share = float(mask.float().mean())
         # The token takes part in every step, masked or not: processes that train together must agree on who does.
         return torch.where(mask, self.token.to(latents.dtype), latents + 0 * self.token)

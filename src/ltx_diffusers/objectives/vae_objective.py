@@ -2,7 +2,7 @@
 
 1. `setup(vae)`, once, before any step: extra parameters that are trained along, frozen teachers.
 2. `on_posterior(posterior)`: a loss of the encoder's output alone.
-3. `on_latents(latents, generator)`: what the decoder gets instead of the drawn latents, in training only.
+3. `on_latents(latents, draws)`: what the decoder gets instead of the drawn latents, in training only.
 4. `on_reconstruction(record)`: a loss of the decoder's output.
 5. `balance(loss, reference, layer)`: a factor of the loss, besides its weight in the config.
 6. `diagnostics()`: figures to log.
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..functional.draws import Draws
 from ..geometry import VideoSize
 from .balance import gradient_ratio
 
@@ -53,7 +54,7 @@ class VAEPass:
         latents: What the decoder was given, same shape as the mean.
         noise_level: Level of the noise in it, (B,) in [0, 1], or None if the decoder takes none.
         captions: The clips' captions, if the data has them.
-        generator: Source of an objective's own draws; None asks for what needs none.
+        draws: Sources of an objective's own random numbers; None asks for what needs none.
     """
 
     video: torch.Tensor
@@ -64,7 +65,7 @@ class VAEPass:
     latents: torch.Tensor | None = None
     noise_level: torch.Tensor | None = None
     captions: tuple[str, ...] | None = None
-    generator: torch.Generator | None = None
+    draws: Draws | None = None
 
     @property
     def posterior(self) -> PosteriorPass:
@@ -122,8 +123,12 @@ class VAEObjective(nn.Module):
         """Loss (B,) of the encoder's output, or None."""
         return None
 
-    def on_latents(self, latents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """What the decoder gets instead of the latents (B, C, F', H', W') drawn from the posterior."""
+    def on_latents(self, latents: torch.Tensor, draws: Draws | None) -> torch.Tensor:
+        """What the decoder gets instead of the latents (B, C, F', H', W') drawn from the posterior.
+
+        Draws for single samples come from `draws.samples`, those for the whole batch from `draws.shared`: then the
+        step is the same on any number of processes.
+        """
         return latents
 
     def on_reconstruction(self, record: VAEPass) -> torch.Tensor | None:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..functional.draws import Draws
 from ..objectives.adversarial import Adversarial
 from ..objectives.composition import Composition, named_modules
 from ..objectives.critic import Critic
@@ -49,13 +50,19 @@ class Adversaries(nn.Module):
         original: torch.Tensor,
         reconstruction: torch.Tensor,
         step: int,
+        draws: Draws | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Losses and figures (B,) of originals and reconstructions (B, 3, F, H, W); "loss" is the critics' sum."""
+        """Losses and figures (B,) of originals and reconstructions (B, 3, F, H, W); "loss" is the critics' sum.
+
+        Random numbers come from `draws`, or else from `generator`.
+        """
+        if draws is None and generator is not None:
+            draws = Draws.split(generator, len(original))
         figures: dict[str, torch.Tensor] = {}
         losses = []
         for name, critic in self.critics.items():
-            found = critic(original, reconstruction, generator, step)
+            found = critic(original, reconstruction, draws, step)
             losses.append(found.pop("loss"))
             figures |= {f"{name}/{key}": value for key, value in found.items()}
         return figures | {"loss": torch.stack(losses).sum(0)}

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from ..data.pictures import contact_sheet
+from ..functional.draws import Draws
 from ..functional.latents import denormalize_latents, normalize_latents
 from ..geometry import VideoSize, latent_size
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+from ..models.autoencoders.blocks import ResnetStack
 from ..objectives.vae import VAEPass, emphasize_foreground
 from ..objectives.vae_objective import PosteriorPass
 from .adversaries import Adversaries
@@ -48,7 +50,7 @@ class VAETrainingModule(torch.nn.Module):
         config: Settings of the run.
 
     Attributes:
-        keeps_pair: Whether a pass leaves original and reconstruction in `last_pair`, for an adversary.
+        keeps_pass: Whether a pass leaves original, reconstruction and draws in `last_pass`, for an adversary.
 
     Raises:
         InputError: If an objective of the config isn't one of a VAE, or can't work on this one.
@@ -61,19 +63,26 @@ class VAETrainingModule(torch.nn.Module):
         self.objectives = compose_objectives(config)
         self.trains_encoder = config.train == "all"
         vae.encoder.requires_grad_(self.trains_encoder)
+        for block in vae.decoder.modules():
+            if isinstance(block, ResnetStack) and len(block.resnets) == 0 and block.time_embedder is not None:
+                block.time_embedder.requires_grad_(False)  # nobody reads it; processes wait for its gradient
         self.objectives.setup(vae)
-        self.keeps_pair = False
-        self.last_pair: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.keeps_pass = False
+        self.last_pass: tuple[torch.Tensor, torch.Tensor, Draws] | None = None
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Losses (B,) of a batch.
 
         Args:
-            batch: `video` (B, 3, F, H, W) in [-1, 1], the stage's `foreground_weight`, the `step` of the run, and
-                `captions`.
-            generator: Source of all draws.
+            batch: `video` (B, 3, F, H, W) in [-1, 1], the stage's `foreground_weight`, the `step` of the run,
+                `captions`, and the samples' `numbers` in the run, which their draws follow from.
+            generator: Source of the draws of a batch without numbers.
         """
         video, step, captions = batch["video"], batch.get("step", 0), batch.get("captions")
+        if "numbers" in batch:
+            draws = Draws.of_samples(self.config.seed, step, batch["numbers"], video.device)
+        else:
+            draws = Draws.split(generator, len(video))
         with torch.set_grad_enabled(self.trains_encoder and torch.is_grad_enabled()):
             posterior = self.vae.encode(video, return_dict=False)[0]
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
@@ -82,16 +91,17 @@ class VAETrainingModule(torch.nn.Module):
             self._follow_statistics(mean.detach())
         latents = mean
         if self.config.sample_posterior:
-            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-            latents = mean + torch.exp(0.5 * logvar) * noise
+            latents = mean + torch.exp(0.5 * logvar) * draws.normal(mean.shape[1:])
         if self.training:
-            latents = self.objectives.on_latents(latents, generator, step)
-        latents, level = self._add_noise(latents, generator)
-        reconstruction = self.vae.decode(latents, level, return_dict=False, generator=generator)[0].float()
-        if self.keeps_pair:
-            self.last_pair = (video, reconstruction.detach())
+            latents = self.objectives.on_latents(latents, draws, step)
+        latents, level = self._add_noise(latents, draws)
+        reconstruction = self.vae.decode(latents, level, return_dict=False, generator=draws.samples)[
+            0
+        ].float()
+        if self.keeps_pass:
+            self.last_pass = (video, reconstruction.detach(), draws)
         emphasis = emphasize_foreground(video, batch["foreground_weight"])
-        record = VAEPass(video, reconstruction, mean, logvar, emphasis, latents, level, captions, generator)
+        record = VAEPass(video, reconstruction, mean, logvar, emphasis, latents, level, captions, draws)
         losses.append(self.objectives.on_reconstruction(record, step))
         result = self.objectives.combine(losses, self.vae)
         figures = {
@@ -100,17 +110,14 @@ class VAETrainingModule(torch.nn.Module):
         }
         return figures | result
 
-    def _add_noise(
-        self, latents: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _add_noise(self, latents: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Noise the latents, per sample at a drawn level in normalised space. Levels (B,), None if unconditioned."""
         if not self.vae.config.timestep_conditioning:
             return latents, None
-        batch_size, device = latents.shape[0], latents.device
-        level = self.config.max_noise_level * torch.rand(batch_size, generator=generator, device=device)
-        clean = torch.rand(batch_size, generator=generator, device=device) < self.config.clean_share
+        level = self.config.max_noise_level * draws.uniform()
+        clean = draws.uniform() < self.config.clean_share
         level = torch.where(clean, torch.zeros_like(level), level)
-        noise = torch.randn(latents.shape, generator=generator, device=device)
+        noise = draws.normal(latents.shape[1:])
         share = level[:, None, None, None, None]
         # A copy: the buffers change in place at the next step, while autograd still needs these values.
         mean, std = self.vae.latents_mean.clone(), self.vae.latents_std.clone()
@@ -150,7 +157,7 @@ class VAETask:
         adversaries = Adversaries(composition, config.discriminator.start_step)
         self.adversary = None
         if adversaries.critics:
-            self.module.keeps_pair = True
+            self.module.keeps_pass = True
             self.adversary = Adversary(
                 adversaries, config.discriminator.optimizer, adversaries.first_step, self._adversary_inputs
             )
@@ -167,6 +174,7 @@ class VAETask:
             "captions": read["captions"],
             "foreground_weight": share.stage.foreground_weight,
             "step": step,
+            "numbers": share.numbers,
         }
 
     def _read_share(self, step: int, rank: int, world_size: int) -> dict[str, Any]:
@@ -219,9 +227,9 @@ class VAETask:
         self.module.vae.save_pretrained(folder)
 
     def _adversary_inputs(self, step: int) -> dict[str, Any]:
-        """Original and reconstruction of the last pass."""
-        original, reconstruction = self.module.last_pair
-        return {"original": original, "reconstruction": reconstruction, "step": step}
+        """Original and reconstruction of the last pass, and its draws, which go on."""
+        original, reconstruction, draws = self.module.last_pass
+        return {"original": original, "reconstruction": reconstruction, "draws": draws, "step": step}
 
 
 @torch.no_grad()
