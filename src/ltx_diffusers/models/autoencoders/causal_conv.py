@@ -44,7 +44,7 @@ class CausalConv3d(nn.Module):
             hidden.shape[2] == 1
             and self.time_kernel > 1
             and hidden.dtype.itemsize >= 4
-            and _is_plain(self.conv)
+            and is_plain_convolution(self.conv)
         ):
             return self._convolve_frame(hidden)
         return self.conv(self._pad_time(hidden))
@@ -66,7 +66,7 @@ class CausalConv3d(nn.Module):
         return torch.cat([first] * (copies // 2) + [hidden] + [last] * (copies // 2), dim=2)
 
 
-def _is_plain(conv: nn.Conv3d) -> bool:
+def is_plain_convolution(conv: nn.Conv3d) -> bool:
     """Whether calling `conv` does nothing but convolve with its weights.
 
     Offloading, layerwise casting, adapters and parametrisations replace the module, its `forward`, or add hooks.
