@@ -55,3 +55,17 @@ class RegistrationError(LTXError, ValueError):
 
 class TrainingError(LTXError, RuntimeError):
     """Training can't go on, for example because a loss became infinite or NaN."""
+
+
+class TrainingStopped(TrainingError):
+    """Training was asked to stop by a signal, and did so with a checkpoint.
+
+    Args:
+        what: What happened.
+        exit_code: The exit code of a process that this signal ends: 128 and its number.
+        fix: How to go on.
+    """
+
+    def __init__(self, what: str, exit_code: int, fix: str | None = None) -> None:
+        super().__init__(what, fix=fix)
+        self.exit_code = exit_code

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import InputError
 from ..geometry import check_video_size
@@ -59,24 +59,56 @@ class OptimizerConfig(StrictModel):
     """Optimizer and learning rate.
 
     Attributes:
-        name: "adamw", or "muon": orthogonalised momentum for matrices and convolutions, AdamW for the rest.
+        name: "adamw"; "muon": orthogonalised momentum for matrices and convolutions, AdamW for the rest; AdamW with
+            its two averages in few bits: "adamw-8bit", "adamw-4bit", "adamw-fp8" (torchao), "adamw-8bit-bnb",
+            "adamw-8bit-paged-bnb" (bitsandbytes, on a GPU).
         learning_rate: Peak rate. With "muon" the matrices get this rate, scaled so that an
             update's RMS matches AdamW's.
         adamw_learning_rate: Peak rate of what AdamW trains beside Muon; the same rate if None.
+        offload: Keep the optimizer's state in the main memory and take its steps there. With "adamw" only.
         warmup_steps: Steps of linear warm-up.
         schedule: "cosine" falls to `final_share` of the peak at the last step, "constant" doesn't fall.
         gradient_clip: Largest norm of the gradient; 0 switches clipping off.
     """
 
-    name: Literal["adamw", "muon"] = "muon"
+    name: Literal[
+        "adamw",
+        "muon",
+        "adamw-8bit",
+        "adamw-4bit",
+        "adamw-fp8",
+        "adamw-8bit-bnb",
+        "adamw-8bit-paged-bnb",
+    ] = "muon"
     learning_rate: float = Field(default=5e-3, gt=0)
     adamw_learning_rate: float | None = Field(default=None, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
+    offload: bool = False
     warmup_steps: int = Field(default=50, ge=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     final_share: float = Field(default=0.02, ge=0, le=1)
     gradient_clip: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_offload(self) -> OptimizerConfig:
+        if self.offload and self.name != "adamw":
+            raise ValueError(f"offload works with name 'adamw', not with {self.name!r}")
+        return self
+
+
+class BestConfig(StrictModel):
+    """Which checkpoint of a run is its best.
+
+    Attributes:
+        figure: Name of a figure that the validation gives, such as "psnr" of the VAE or "loss" of the transformer.
+        goal: Whether it is to be high or low.
+        export: Make the finished model of the best checkpoint instead of the last step.
+    """
+
+    figure: str
+    goal: Literal["highest", "lowest"]
+    export: bool = False
 
 
 class RunConfig(StrictModel):
@@ -86,20 +118,37 @@ class RunConfig(StrictModel):
         output: Folder of the run: checkpoints, logs, validation pictures and the finished model.
         seed: Seed of initial weights and of every random draw.
         precision: "fp32", or "bf16" for autocast with fp32 weights.
+        accumulate: Passes that a step's batch is taken in, one after the other in each process, to need less memory.
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
+        compile: A backend of torch.compile ("inductor") for the models' repeated blocks; None doesn't compile.
         ema_decay: Decay of the moving average of the weights, which is what gets exported; 0 switches it off.
         checkpoint_every, keep_checkpoints: Steps between checkpoints, and how many to keep.
+        best: Keep the best checkpoint, too. It is written at the validation that finds it; None doesn't look for it.
         validate_every: Steps between validations (pictures and figures); 0 for only the one at the end.
         log_every: Steps between log lines.
+        loggers: Where figures go: "tensorboard" (into the run's `logs`), "wandb", "trackio". All can be left out.
+        logger_options: By logger, arguments of its start: {"wandb": {"entity": ..., "tags": [...]}}.
+        project: Project of the run, for loggers that have projects.
+        peak_tflops: The machine's peak in 10^12 operations per second and process, which model FLOPs utilisation
+            is the share of. None measures the rate of a large matrix product.
     """
 
     output: str
     seed: int = Field(default=0, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: int = Field(default=1, gt=0)
+    gradient_checkpointing: bool = False
+    compile: str | None = None
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     checkpoint_every: int = Field(default=500, gt=0)
     keep_checkpoints: int = Field(default=2, gt=0)
+    best: BestConfig | None = None
     validate_every: int = Field(default=500, ge=0)
     log_every: int = Field(default=20, gt=0)
+    loggers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    logger_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    project: str = "ltx-diffusers"
+    peak_tflops: float | None = Field(default=None, gt=0)
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
 
@@ -215,6 +264,18 @@ def save_config(config: BaseModel, path: Path) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     partial.replace(path)
+
+
+def changed_settings(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """Where two configs differ, one line for each key: "optimizer.learning_rate: 0.005 -> 0.002"."""
+    lines = []
+    for key in before | now:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += changed_settings(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old} -> {new}")
+    return lines
 
 
 def _assign(values: dict[str, Any], override: str) -> None:

@@ -1,114 +1,49 @@
 """The training loop, on accelerate: one for every kind of model.
 
 A `Task` says what is trained on what; the loop does the steps, the moving average, checkpoints, logs, validation
-and the export. Every random draw of step n comes from (seed, rank, n) alone and a clip from its number, so that a
-resumed run takes the steps that an unbroken one would have taken.
+and the export. Every random draw of step n comes from (seed, share of the batch, n) alone and a clip from its number,
+so that a resumed run takes the steps that an unbroken one would have taken.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
-from diffusers.training_utils import EMAModel
+from accelerate.utils import broadcast_object_list, send_to_device, set_seed
+from accelerate.utils.memory import clear_device_cache
 
-from ..errors import InputError, TrainingError
-from .checkpoints import forget_origins, latest_checkpoint, publish_folder, save_checkpoint
-from .config import OptimizerConfig, RunConfig, save_config
+from ..errors import InputError, TrainingError, TrainingStopped
+from .average import WeightAverage
+from .checkpoints import (
+    best_checkpoint,
+    forget_origins,
+    load_checkpoint,
+    mark_best,
+    publish_folder,
+    read_record,
+    save_checkpoint,
+    step_of,
+)
+from .config import RunConfig, changed_settings, read_values, save_config
+from .interruption import StopRequests
+from .logs import build_trackers, log_pictures
+from .loss_bins import BIN_PREFIX, LossBins
+from .memory import apply_switches
 from .player import Player
 from .progress import TrainingProgress
+from .run_folder import MODEL_FOLDER, check_run, hold_run, release_run
+from .sharding import ShardedAverage, WholeCopy, is_sharded
+from .task import Adversary, Task
+from .throughput import Throughput, measure_peak
 
-logger = logging.getLogger(__name__)
-
-MODEL_FOLDER = "model"
-"""Where in a run's folder the finished model is written."""
-
-
-@dataclass(frozen=True)
-class Adversary:
-    """What is trained against a task's module, by its own optimizer, after each of that module's steps.
-
-    Attributes:
-        module: Called with the inputs and a generator it returns named losses, each (B,); "loss" is minimised.
-        optimizer: Its optimizer and schedule.
-        first_step: The step that its training begins with.
-        inputs: Gives its inputs after a pass of the task's module at a step; they need no gradient.
-    """
-
-    module: torch.nn.Module
-    optimizer: OptimizerConfig
-    first_step: int
-    inputs: Callable[[int], dict[str, Any]]
-
-
-class Task(Protocol):
-    """What a training run is about. It may also have an attribute `adversary`, an `Adversary` or None.
-
-    Attributes:
-        module: What is trained. Called with a batch and a generator it returns named losses, each (B,); the one
-            called "loss" is minimised, the others are logged.
-        total_steps: Optimizer steps of the whole run.
-    """
-
-    module: torch.nn.Module
-    total_steps: int
-
-    def batch(self, step: int, rank: int, world_size: int) -> Any:
-        """This rank's share of the data of a step."""
-
-    def describe_sample(self, step: int, rank: int, world_size: int, index: int) -> str:
-        """Words that identify one sample of a batch, for error messages."""
-
-    def validate(self, folder: Path) -> dict[str, float]:
-        """Measure the current weights, write pictures into a folder, return figures."""
-
-    def finish(self) -> None:
-        """Whatever has to be measured on the final weights before the export."""
-
-    def export(self, folder: Path) -> None:
-        """Write the finished model into an empty folder."""
-
-
-def check_run(config: RunConfig, *, resume: bool = False) -> Path | None:
-    """Check before any work whether a run can begin, without writing anything.
-
-    Returns:
-        The checkpoint to go on from; None for a new run.
-
-    Raises:
-        InputError: If the run's folder holds checkpoints or a finished model and `resume` is False, or no checkpoint
-            and `resume` is True, if the folder can't be written, or TensorBoard is missing.
-    """
-    folder = Path(config.output)
-    checkpoint = latest_checkpoint(folder)
-    if checkpoint is not None and not resume:
-        raise InputError(
-            "the run's folder already holds checkpoints",
-            got=folder,
-            fix="add --resume to go on, or choose another output=",
-        )
-    if checkpoint is None and resume:
-        raise InputError("there is no checkpoint to resume from", got=folder, fix="leave out --resume")
-    if checkpoint is None and (folder / MODEL_FOLDER).exists():
-        raise InputError(
-            "the run's folder already holds a model", got=folder / MODEL_FOLDER, fix="choose another output="
-        )
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError("can't write to the run's folder", got=folder, fix="choose another output=")
-    if importlib.util.find_spec("tensorboard") is None:
-        raise InputError("training needs TensorBoard", fix='pip install "ltx-diffusers[train]"')
-    return checkpoint
+__all__ = ["MODEL_FOLDER", "Adversary", "Task", "Trainer", "check_run"]
 
 
 class Trainer:
@@ -120,7 +55,9 @@ class Trainer:
         resume: Go on from the last checkpoint in the run's folder.
 
     Raises:
-        InputError: As in `check_run`.
+        InputError: As in `check_run`, if another process trains in the run's folder, or a model or optimizer can't do
+            what the config asks.
+        TrainingError: If the checkpoint can't be read.
     """
 
     def __init__(self, task: Task, config: RunConfig, *, resume: bool = False) -> None:
@@ -128,13 +65,33 @@ class Trainer:
         self.config = config
         self.folder = Path(config.output)
         checkpoint = check_run(config, resume=resume)
-        self.folder.mkdir(parents=True, exist_ok=True)
-
         self.accelerator = Accelerator(
             mixed_precision="bf16" if config.precision == "bf16" else "no",
-            log_with="tensorboard",
+            gradient_accumulation_steps=config.accumulate,
+            log_with=build_trackers(config),
             project_dir=str(self.folder),
         )
+        if self.accelerator.is_main_process:
+            hold_run(self.folder)
+        self.accelerator.wait_for_everyone()
+        self._prepare()
+        self.step = 0
+        self.notes: list[str] = []
+        if checkpoint is not None:
+            self._load(checkpoint)
+            self.step = step_of(checkpoint)
+            self.notes = self._differences(checkpoint)
+        if self.accelerator.is_main_process:
+            save_config(config, self.folder / "config.yaml")
+
+    def _prepare(self) -> None:
+        """Models, optimizers and the average, ready for the processes of the run."""
+        task, config = self.task, self.config
+        apply_switches(
+            task.module, gradient_checkpointing=config.gradient_checkpointing, backend=config.compile
+        )
+        sharded = is_sharded(self.accelerator)
+        self.whole = WholeCopy(task, self.accelerator) if sharded else None
         self.player = Player(task.module, config.optimizer, self.accelerator, task.total_steps)
         self.parameters = self.player.parameters
         self.adversary: Adversary | None = getattr(task, "adversary", None)
@@ -146,16 +103,9 @@ class Trainer:
                 task.total_steps,
                 self.adversary.first_step,
             )
-        self.ema = EMAModel(self.parameters, decay=config.ema_decay, use_ema_warmup=True, power=3 / 4)
+        self.ema = (ShardedAverage if sharded else WeightAverage)(self.parameters, config.ema_decay)
         self.accelerator.register_for_checkpointing(self.ema)
-        self.step = 0
-        if checkpoint is not None:
-            self.accelerator.load_state(str(checkpoint))
-            self.ema.to(self.accelerator.device)  # Accelerate reads such objects to the CPU
-            self.step = int(checkpoint.name.removeprefix("step-"))
-            logger.info("resumed from %s", checkpoint)
-        if self.accelerator.is_main_process:
-            save_config(config, self.folder / "config.yaml")
+        self.bins = LossBins(getattr(task, "bin_names", None))
 
     def train(self) -> Path:
         """Run the remaining steps, export the model, and return its folder.
@@ -163,27 +113,55 @@ class Trainer:
         Raises:
             TrainingError: If a loss or the gradient isn't finite; for a loss the message names the samples. The last
                 checkpoint stays.
+            TrainingStopped: If SIGTERM or SIGINT came; a checkpoint of the last step taken is written before.
         """
-        self.accelerator.init_trackers("logs")
-        with TrainingProgress(self.task.total_steps, self.step, self.accelerator.is_main_process) as progress:
-            while self.step < self.task.total_steps:
-                started = time.perf_counter()
-                figures = self.train_step()
-                self.step += 1
-                progress.advance(figures)
-                if self.step % self.config.log_every == 0 or self.step == self.task.total_steps:
-                    figures["seconds_per_step"] = time.perf_counter() - started
-                    self.accelerator.log(
-                        {f"train/{name}": value for name, value in figures.items()}, self.step
-                    )
-                    progress.log(self.step, _main_figures(figures))
-                if self.config.validate_every and self.step % self.config.validate_every == 0:
-                    progress.log(self.step, self.validate())
-                if self.step % self.config.checkpoint_every == 0 or self.step == self.task.total_steps:
-                    self.save()
-        model = self.export()
-        self.accelerator.end_training()
+        self.accelerator.init_trackers(self.config.project)
+        try:
+            with (
+                StopRequests() as stop,
+                TrainingProgress(
+                    self.task.total_steps, self.step, self.accelerator.is_main_process
+                ) as progress,
+            ):
+                for note in self.notes:
+                    progress.note(note)
+                self._take_steps(stop, progress)
+            model = self.export()
+        finally:
+            self.accelerator.end_training()
+        release_run(self.folder)
         return model
+
+    def _take_steps(self, stop: StopRequests, progress: TrainingProgress) -> None:
+        throughput = self._throughput()
+        work = getattr(self.task, "work", None)
+        while self.step < self.task.total_steps:
+            started = time.perf_counter()
+            figures = self.train_step()
+            throughput.add(time.perf_counter() - started, None if work is None else work(self.step))
+            self.step += 1
+            progress.advance(figures)
+            last = self.step == self.task.total_steps
+            if self.step % self.config.log_every == 0 or last:
+                speed = throughput.figures()
+                self._log("train", figures | speed | _peak_memory(self.accelerator.device))
+                self._log("train", self.bins.figures())
+                progress.log(self.step, _main_figures(figures) | speed)
+            request = stop.agreed(self.accelerator)
+            if request is not None:
+                self.save()
+                raise TrainingStopped(
+                    f"stopped by {request.name} at step {self.step} of {self.task.total_steps}, with a checkpoint",
+                    exit_code=128 + request,
+                    fix="--resume goes on",
+                )
+            saved = False
+            if self.config.validate_every and self.step % self.config.validate_every == 0:
+                figures = self.validate()
+                progress.log(self.step, figures)
+                saved = self._keep_best(figures)
+            if (self.step % self.config.checkpoint_every == 0 or last) and not saved:
+                self.save()
 
     def train_step(self) -> dict[str, float]:
         """One optimizer step.
@@ -195,102 +173,226 @@ class Trainer:
         Raises:
             TrainingError: If a loss or the gradient isn't finite.
         """
-        accelerator = self.accelerator
-        rank, world_size = accelerator.process_index, accelerator.num_processes
-        batch = send_to_device(self.task.batch(self.step, rank, world_size), accelerator.device)
-        generator = self._generator()
-        self.player.module.train()
-        with accelerator.autocast():
-            losses = self.player.module(batch, generator)
-        self._stop_unless_finite(losses["loss"])
-        figures = self.player.update(losses["loss"].mean(), self.step)
-        self.ema.step(self.parameters)
-        figures = self._means(losses) | figures
-        if self.adversary is not None and self.step >= self.adversary.first_step:
-            figures |= {f"adversary/{name}": value for name, value in self._adversary_step(generator).items()}
+        opposed = self.adversary is not None and self.step >= self.adversary.first_step
+        found: list[dict[str, torch.Tensor]] = []
+        contests: list[tuple[dict[str, Any], torch.Generator]] = []
+        figures = self.player.update(self._passes(found, contests if opposed else None), self.step)
+        self.ema.step()
+        figures = self._means(found) | figures
+        if opposed:
+            figures |= {f"adversary/{name}": value for name, value in self._adversary_step(contests).items()}
         return figures
 
-    def _adversary_step(self, generator: torch.Generator) -> dict[str, float]:
-        self.opponent.module.train()
-        with self.accelerator.autocast():
-            losses = self.opponent.module(**self.adversary.inputs(self.step), generator=generator)
-        self._stop_unless_finite(losses["loss"])
-        return self._means(losses) | self.opponent.update(losses["loss"].mean(), self.step)
+    def _passes(
+        self,
+        found: list[dict[str, torch.Tensor]],
+        contests: list[tuple[dict[str, Any], torch.Generator]] | None,
+    ) -> Iterator[torch.Tensor]:
+        """The mean loss of each of a step's passes, which keeps what it found, and what the adversary needs of it."""
+        accelerator = self.accelerator
+        shares = accelerator.num_processes * self.config.accumulate
+        for index in range(self.config.accumulate):
+            share = accelerator.process_index * self.config.accumulate + index
+            batch = send_to_device(self.task.batch(self.step, share, shares), accelerator.device)
+            generator = self._generator(share)
+            self.player.module.train()
+            with accelerator.autocast():
+                losses = self.player.module(batch, generator)
+            self._stop_unless_finite(losses["loss"], index)
+            found.append({name: loss.detach() for name, loss in losses.items()})
+            if contests is not None:
+                contests.append((self.adversary.inputs(self.step), generator))
+            yield losses["loss"].mean()
 
-    def _means(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Means over the samples of all processes."""
-        stacked = torch.stack([loss.detach().float() for loss in losses.values()])
+    def _adversary_step(self, contests: list[tuple[dict[str, Any], torch.Generator]]) -> dict[str, float]:
+        found: list[dict[str, torch.Tensor]] = []
+
+        def passes() -> Iterator[torch.Tensor]:
+            for index, (inputs, generator) in enumerate(contests):
+                self.opponent.module.train()
+                with self.accelerator.autocast():
+                    losses = self.opponent.module(**inputs, generator=generator)
+                self._stop_unless_finite(losses["loss"], index)
+                found.append({name: loss.detach() for name, loss in losses.items()})
+                yield losses["loss"].mean()
+
+        figures = self.opponent.update(passes(), self.step)
+        return self._means(found) | figures
+
+    def _means(self, found: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+        """Means over the samples of all passes and processes. Losses of samples in bins are counted there."""
+        names = list(found[0])
+        stacked = torch.stack([torch.cat([losses[name].float() for losses in found]) for name in names])
         gathered = self.accelerator.gather(stacked).reshape(
             -1, *stacked.shape
         )  # one transfer for all of them
-        return dict(zip(losses, gathered.mean((0, 2)).tolist(), strict=True))
+        values = dict(zip(names, gathered.transpose(0, 1).flatten(1).cpu(), strict=True))
+        for name in [name for name in names if name.startswith(BIN_PREFIX)]:
+            self.bins.add(name.removeprefix(BIN_PREFIX), values.pop(name), values["loss"])
+        return {name: float(value.mean()) for name, value in values.items()}
 
     def validate(self) -> dict[str, float]:
-        """Let the task measure the averaged weights; pictures go into the run's `validation/step-N`."""
-        if not self.accelerator.is_main_process:
-            return {}
-        self._use_averaged_weights()
-        try:
-            with publish_folder(self.folder / "validation" / f"step-{self.step:06d}", replace=True) as folder:
-                figures = self.task.validate(folder)
-        finally:
-            self._use_trained_weights()
-        self.accelerator.log({f"validation/{name}": value for name, value in figures.items()}, self.step)
+        """Let the task measure the averaged weights; pictures go into the run's `validation/step-N`.
+
+        Returns:
+            The figures; none but in the main process.
+        """
+        figures: dict[str, float] = {}
+        with self._finished_weights() as usable:
+            if usable:
+                target = self.folder / "validation" / f"step-{self.step:06d}"
+                with publish_folder(target, replace=True) as folder:
+                    figures = self.task.validate(folder)
+                log_pictures(self.accelerator.trackers, target, self.step)
+        clear_device_cache(garbage_collection=True)
+        self._log("validation", figures)
         return figures
 
-    def save(self) -> None:
+    def save(self) -> Path:
         """Write a checkpoint: weights, optimizers, average, random state and step."""
-        save_checkpoint(self.accelerator, self.folder, self.step, keep=self.config.keep_checkpoints)
+        return save_checkpoint(
+            self.accelerator,
+            self.folder,
+            self.step,
+            keep=self.config.keep_checkpoints,
+            record=self._record(),
+            extra=self.ema.save_parts if isinstance(self.ema, ShardedAverage) else None,
+        )
 
     def export(self) -> Path:
         """Write the finished model, with averaged weights, into the run's `model` folder."""
         target = self.folder / MODEL_FOLDER
-        if self.accelerator.is_main_process:
-            self._use_averaged_weights()
-            try:
+        best = best_checkpoint(self.folder)
+        if self.config.best is not None and self.config.best.export and best is not None:
+            self._load(best.folder)
+        with self._finished_weights() as usable:
+            if usable:
                 self.task.finish()
                 with publish_folder(target, replace=True) as folder:
                     self.task.export(folder)
                     forget_origins(folder)
                 with publish_folder(self.folder / "validation" / "final", replace=True) as folder:
                     figures = self.task.validate(folder)
-                logger.info("final figures: %s", figures)
-            finally:
-                self._use_trained_weights()
+                log_pictures(self.accelerator.trackers, self.folder / "validation" / "final", self.step)
+                self._log("final", figures)
         self.accelerator.wait_for_everyone()
         return target
 
-    def _generator(self) -> torch.Generator:
-        words = [self.config.seed, self.accelerator.process_index, self.step]
+    def _keep_best(self, figures: dict[str, float]) -> bool:
+        """Write a checkpoint if a validation's figures are the best so far; whether that was so."""
+        wanted = self.config.best
+        if wanted is None:
+            return False
+        verdict: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            if wanted.figure not in figures:
+                raise InputError(
+                    "config key 'best.figure': the validation gives no such figure",
+                    got=wanted.figure,
+                    expected=", ".join(figures),
+                )
+            best, value = best_checkpoint(self.folder), figures[wanted.figure]
+            sign = 1 if wanted.goal == "highest" else -1
+            comparable = best is not None and best.figure == wanted.figure
+            verdict = [not comparable or sign * value > sign * best.value]
+        broadcast_object_list(verdict)
+        if not verdict[0]:
+            return False
+        checkpoint = self.save()
+        if self.accelerator.is_main_process:
+            mark_best(checkpoint, wanted.figure, figures[wanted.figure])
+        return True
+
+    def _load(self, checkpoint: Path) -> None:
+        load_checkpoint(self.accelerator, checkpoint)
+        if isinstance(self.ema, ShardedAverage):
+            self.ema.load_parts(checkpoint)
+        self.ema.to(self.accelerator.device)  # Accelerate reads such objects to the CPU
+
+    def _record(self) -> dict[str, Any]:
+        """How the processes divide the work, which a resumed run may do otherwise."""
+        return {"processes": self.accelerator.num_processes, "accumulate": self.config.accumulate}
+
+    def _differences(self, checkpoint: Path) -> list[str]:
+        """What a resumed run does otherwise than before, in words."""
+        notes = [f"resumed from {checkpoint}"]
+        config = self.folder / "config.yaml"
+        before = read_values(config) if config.is_file() else {}
+        now = self.config.model_dump(mode="json")
+        known = {
+            key: value for key, value in now.items() if key in before
+        }  # others came with a later version
+        notes += [f"changed setting: {line}" for line in changed_settings(before, known)]
+        processes = read_record(checkpoint).get("processes", self.accelerator.num_processes)
+        if processes != self.accelerator.num_processes:
+            notes.append(f"changed number of processes: {processes} -> {self.accelerator.num_processes}")
+        return notes
+
+    def _throughput(self) -> Throughput:
+        peak = None
+        if hasattr(self.task, "work"):
+            peak = (self.config.peak_tflops or 0.0) * 1e12
+            if not peak:
+                dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+                peak = measure_peak(self.accelerator.device, dtype)
+            peak *= self.accelerator.num_processes
+        return Throughput(peak)
+
+    def _log(self, section: str, figures: dict[str, float]) -> None:
+        if figures:
+            self.accelerator.log({f"{section}/{name}": value for name, value in figures.items()}, self.step)
+
+    def _generator(self, share: int) -> torch.Generator:
+        """The source of a share's draws at this step."""
+        words = [self.config.seed, share, self.step]
         seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
         # Layers that draw by themselves (dropout) follow the global generator.
         set_seed(seed % 2**32)
         return torch.Generator(self.accelerator.device).manual_seed(seed)
 
-    def _stop_unless_finite(self, loss: torch.Tensor) -> None:
+    def _stop_unless_finite(self, loss: torch.Tensor, index: int) -> None:
         finite = self.accelerator.gather(torch.isfinite(loss))
         if bool(finite.all()):
             return
-        per_rank = loss.shape[0]
-        world_size = self.accelerator.num_processes
-        bad = [divmod(position, per_rank) for position in (~finite).nonzero().flatten().tolist()]
-        names = [self.task.describe_sample(self.step, rank, world_size, index) for rank, index in bad[:4]]
+        per_share = loss.shape[0]
+        shares = self.accelerator.num_processes * self.config.accumulate
+        names = []
+        for position in (~finite).nonzero().flatten().tolist()[:4]:
+            rank, sample = divmod(position, per_share)
+            share = rank * self.config.accumulate + index
+            names.append(self.task.describe_sample(self.step, share, shares, sample))
         raise TrainingError(
-            f"the loss of {len(bad)} of {finite.numel()} samples is not finite at step {self.step}",
+            f"the loss of {int((~finite).sum())} of {finite.numel()} samples is not finite at step {self.step}",
             got=", ".join(names),
             fix="look at these samples, or lower the learning rate and resume from the last checkpoint",
         )
 
-    def _use_averaged_weights(self) -> None:
-        self.ema.store(self.parameters)
-        if self.config.ema_decay > 0:
-            self.ema.copy_to(self.parameters)
-        self.task.module.eval()
+    @contextmanager
+    def _finished_weights(self) -> Iterator[bool]:
+        """The task's module has averaged weights; gives whether this process can use it, as only the main one can.
 
-    def _use_trained_weights(self) -> None:
-        self.ema.restore(self.parameters)
+        All processes have to enter.
+        """
+        main = self.accelerator.is_main_process
+        if self.whole is None and not main:
+            yield False
+            return
+        with self.ema.applied():
+            self.task.module.eval()
+            if self.whole is None:
+                yield True
+            else:
+                with self.whole.in_place():
+                    yield main
 
 
 def _main_figures(figures: dict[str, float]) -> dict[str, float]:
     """Figures for a line: without the diagnostics of single terms, which are in the logs."""
     return {name: value for name, value in figures.items() if "/" not in name.removeprefix("adversary/")}
+
+
+def _peak_memory(device: torch.device) -> dict[str, float]:
+    """Most memory of a GPU that the process took so far, in GiB."""
+    if device.type != "cuda":
+        return {}
+    return {"peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}

@@ -7,12 +7,25 @@ of 0.29 with `optimizer.name=adamw optimizer.learning_rate=0.002`.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from ..errors import InputError
 from .config import OptimizerConfig
+
+_FEW_BITS = {
+    "adamw-8bit": ("torchao", "AdamW8bit", False),
+    "adamw-4bit": ("torchao", "AdamW4bit", False),
+    "adamw-fp8": ("torchao", "AdamWFp8", False),
+    "adamw-8bit-bnb": ("bitsandbytes", "AdamW8bit", True),
+    "adamw-8bit-paged-bnb": ("bitsandbytes", "PagedAdamW8bit", True),
+}
+"""Optimizers that keep their state in few bits: package, class in its `optim`, whether it needs a GPU."""
 
 
 class MatrixMuon(torch.optim.Optimizer):
@@ -59,6 +72,66 @@ class MatrixMuon(torch.optim.Optimizer):
         self._muon.load_state_dict(state_dict["muon"])
 
 
+class OffloadedAdamW(torch.optim.Optimizer):
+    """AdamW whose averages and steps are in the main memory, whatever device the weights are on.
+
+    It costs the way of the gradients there and of the weights back in each step. torchao's `CPUOffloadOptimizer`
+    fetches a gradient as soon as it is there, and so before it is clipped; here a step takes the clipped ones.
+
+    Args:
+        parameters: Weights, already on their device.
+        settings: Those of `torch.optim.AdamW`.
+    """
+
+    def __init__(self, parameters: list[torch.nn.Parameter], **settings: Any) -> None:
+        super().__init__(parameters, {"lr": settings["lr"]})
+        self._weights = parameters
+        self._copies = [
+            torch.nn.Parameter(torch.empty_like(weight, device="cpu", pin_memory=weight.is_cuda))
+            for weight in parameters
+        ]
+        self._fetch_weights()
+        self._adamw = torch.optim.AdamW(self._copies, fused=True, **settings)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+        """Take one step along the weights' gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for weight, copy in zip(self._weights, self._copies, strict=True):
+            if weight.grad is None:
+                copy.grad = None
+            else:
+                if copy.grad is None:
+                    copy.grad = torch.empty_like(copy, pin_memory=weight.is_cuda)
+                copy.grad.copy_(weight.grad, non_blocking=True)
+        if any(weight.is_cuda for weight in self._weights):
+            torch.cuda.synchronize()
+        self._adamw.param_groups[0]["lr"] = self.param_groups[0]["lr"]
+        self._adamw.step()
+        for weight, copy in zip(self._weights, self._copies, strict=True):
+            if weight.grad is not None:
+                weight.copy_(copy, non_blocking=True)
+        return loss
+
+    def state_dict(self) -> dict:
+        """Learning rate and averages."""
+        return {"groups": super().state_dict(), "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Take over what `state_dict` returned, and the weights as they are now."""
+        super().load_state_dict(state_dict["groups"])
+        self._adamw.load_state_dict(state_dict["adamw"])
+        self._fetch_weights()
+
+    @torch.no_grad()
+    def _fetch_weights(self) -> None:
+        for weight, copy in zip(self._weights, self._copies, strict=True):
+            copy.copy_(weight)
+
+
 def build_optimizers(module: torch.nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
     """Optimizers for the trainable parameters of a module: one for AdamW, two for Muon.
 
@@ -77,12 +150,51 @@ def build_optimizers(module: torch.nn.Module, config: OptimizerConfig) -> list[t
     rate = config.learning_rate if config.adamw_learning_rate is None else config.adamw_learning_rate
     optimizers: list[torch.optim.Optimizer] = []
     if others:
-        optimizers.append(
-            torch.optim.AdamW(others, lr=rate, betas=config.betas, weight_decay=config.weight_decay)
-        )
+        optimizers.append(_adamw(others, rate, config))
     if matrices:
         optimizers.append(MatrixMuon(matrices, config.learning_rate, config.weight_decay))
     return optimizers
+
+
+def check_optimizer(config: OptimizerConfig, device: torch.device) -> None:
+    """Check before any work that an optimizer's package is there, and that it works on a device.
+
+    Raises:
+        InputError: If not.
+    """
+    if config.name in _FEW_BITS:
+        package, _, needs_gpu = _FEW_BITS[config.name]
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"optimizer.name={config.name!r} needs {package}", fix=f"pip install --no-deps {package}"
+            )
+        if needs_gpu and device.type == "cpu":
+            raise InputError(
+                f"optimizer.name={config.name!r} works on a GPU only",
+                got=device.type,
+                fix="take adamw-8bit, which works everywhere",
+            )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of all of an optimizer's parameters."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):  # torchao's compiled steps read it from there
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def _adamw(
+    parameters: list[torch.nn.Parameter], rate: float, config: OptimizerConfig
+) -> torch.optim.Optimizer:
+    kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
+    if config.name in _FEW_BITS:
+        package, name, _ = _FEW_BITS[config.name]
+        kind = getattr(importlib.import_module(f"{package}.optim"), name)
+    elif config.offload:
+        kind = OffloadedAdamW
+    return kind(parameters, lr=rate, betas=config.betas, weight_decay=config.weight_decay)
 
 
 def learning_rate_share(step: int, total_steps: int, config: OptimizerConfig) -> float:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
+
+_PATIENCE = timedelta(hours=2)
+"""How long processes wait for one that validates or exports alone, before they take it for lost."""
 
 
 def join_processes() -> PartialState:
@@ -15,4 +19,6 @@ def join_processes() -> PartialState:
     would take itself for the whole run.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return PartialState(cpu=True) if launched and not torch.accelerator.is_available() else PartialState()
+    if not launched:
+        return PartialState()
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)

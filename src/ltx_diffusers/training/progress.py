@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
@@ -26,6 +27,7 @@ class TrainingProgress:
     """
 
     def __init__(self, total: int, completed: int, visible: bool) -> None:
+        self._total = total
         self._console = Console(file=sys.stderr, quiet=not visible, soft_wrap=True)
         self._bar = Progress(
             TextColumn("training"),
@@ -48,12 +50,18 @@ class TrainingProgress:
     ) -> None:
         self._bar.__exit__(kind, error, trace)
 
+    def note(self, text: str) -> None:
+        """Write a line."""
+        self._console.print(text, markup=False, highlight=False)
+
     def advance(self, figures: dict[str, float]) -> None:
         """Count one step."""
         self._bar.update(self._task, advance=1, loss=figures["loss"])
 
     def log(self, step: int, figures: dict[str, float]) -> None:
-        """Write a line of figures."""
-        self._console.print(
-            f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        )
+        """Write a line of figures, and how long the rest takes if they have `seconds_per_step`."""
+        words = [f"{name} {value:.4g}" for name, value in figures.items()]
+        if "seconds_per_step" in figures and step < self._total:
+            seconds = round(figures["seconds_per_step"] * (self._total - step))
+            words.append(f"left {timedelta(seconds=seconds)}")
+        self._console.print(f"step {step}: " + "  ".join(words))
