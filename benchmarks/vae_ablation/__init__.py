@@ -1,0 +1,1 @@
+"""The ablation of the objectives of a video VAE."""
