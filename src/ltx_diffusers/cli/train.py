@@ -60,16 +60,25 @@ def train_transformer(
 def _train(task: type, config: object, resume: bool, threads: int | None) -> None:
     import torch
 
-    from ..training.loop import Trainer, check_run
+    from ..errors import TrainingStopped
+    from ..training.loop import Trainer
     from ..training.processes import join_processes
+    from ..training.run_folder import check_run, hold_run
     from .setup import set_up
 
-    join_processes()
+    processes = join_processes()
     check_run(config, resume=resume)  # now: building the task may encode thousands of clips
+    if processes.is_main_process:
+        hold_run(Path(config.output))
     set_up()
     if threads is not None:
         torch.set_num_threads(threads)
     trainer = Trainer(task(config), config, resume=resume)
-    model = trainer.train()
+    try:
+        model = trainer.train()
+    except TrainingStopped as stop:
+        if trainer.accelerator.is_main_process:
+            typer.echo(str(stop), err=True)
+        raise typer.Exit(stop.exit_code) from None
     if trainer.accelerator.is_main_process:
         typer.echo(f"the finished model is in {model}")

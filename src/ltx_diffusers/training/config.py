@@ -250,13 +250,18 @@ def load_part(kind: Any, folder: str, key: str, **options: Any) -> Any:
         ) from error
 
 
-def share_of_batch(batch_size: int, processes: int) -> int:
-    """Samples of a batch that each process takes. Raises `InputError` if they can't share it evenly."""
-    if batch_size % processes:
+def share_of_batch(batch_size: int, shares: int) -> int:
+    """Samples of a batch in each of its shares: one for each pass (`accumulate`) of each process.
+
+    Raises:
+        InputError: If they can't be even.
+    """
+    if batch_size % shares:
         raise InputError(
-            "the batch size must be a multiple of the processes", got=f"{batch_size} for {processes}"
+            "the batch size must be a multiple of the processes, or of processes x accumulate",
+            got=f"{batch_size} for {shares}",
         )
-    return batch_size // processes
+    return batch_size // shares
 
 
 def save_config(config: BaseModel, path: Path) -> None:

@@ -193,7 +193,7 @@ class TransformerTask:
         data = config.data
         _check_clips(config)
         share_of_batch(
-            config.batch_size, join_processes().num_processes
+            config.batch_size, join_processes().num_processes * config.accumulate
         )  # now, not after the clips are encoded
         self.vae = load_part(AutoencoderKLLTX, config.vae, "vae").requires_grad_(False).eval()
         self.ratios = CompressionRatios(

@@ -148,7 +148,7 @@ class VAETask:
         composition = self.module.objectives
         if config.initial_objectives is not None:
             load_learned_parts(composition, Path(config.initial_objectives))
-        self.plan = BatchPlan(config.stages, config.seed, join_processes().num_processes)
+        self.plan = BatchPlan(config.stages, config.seed, join_processes().num_processes * config.accumulate)
         self.total_steps = self.plan.total_steps
         data = config.data
         for bucket in (bucket for stage in config.stages for bucket in stage.all_buckets()):

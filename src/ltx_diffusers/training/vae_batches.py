@@ -33,7 +33,7 @@ class BatchPlan:
     Args:
         stages: One after the other.
         seed: Of the choice of buckets.
-        processes: How many processes share each batch.
+        processes: How many shares each batch is divided into.
 
     Raises:
         InputError: If the processes can't share a batch evenly.
