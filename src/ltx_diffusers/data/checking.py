@@ -13,7 +13,7 @@ from typing import IO, Any
 from ..errors import MediaError
 from .clips import Problem
 from .decoding import MediaFacts, count_frames, one_line, probe_video
-from .media_entries import MediaEntry, number_in
+from .media_entries import MediaEntry, Part, number_in
 from .video import read_image
 
 _TOLERANCE = 0.02
@@ -99,17 +99,18 @@ def check_set(
         advance: Called after each entry, for a progress bar.
     """
     report = SetReport(wrong=list(problems))
-    by_content: dict[str, list[str]] = defaultdict(list)
+    by_content: dict[str, dict[Any, str]] = defaultdict(dict)
     for entry, finding in _findings(entries, quick, workers):
         report.bytes += finding.size
         if finding.digest and finding.size:
-            by_content[finding.digest].append(entry.name)
+            # Several entries may be parts of one file.
+            by_content[finding.digest].setdefault((entry.path, entry.span), entry.name)
         if finding.facts is None:
             report.broken.append(Problem(entry.name, finding.problem or ""))
         else:
             _count(report, entry, finding.facts)
         advance()
-    report.duplicates = [names for names in by_content.values() if len(names) > 1]
+    report.duplicates = [list(names.values()) for names in by_content.values() if len(names) > 1]
     return report
 
 
@@ -161,9 +162,11 @@ def _count(report: SetReport, entry: MediaEntry, facts: MediaFacts) -> None:
         report.pictures += 1
     else:
         report.videos += 1
-        report.seconds += facts.seconds
+        seconds = max(0.0, (entry.part or Part()).seconds(facts.seconds))
+        report.seconds += seconds
         report.frame_rates[round(facts.frame_rate or 0.0, 2)] += 1
-        report.num_frames.append(facts.num_frames)
+        share = seconds / facts.seconds if facts.seconds else 1.0
+        report.num_frames.append(round(share * facts.num_frames))
     report.wrong += [Problem(entry.name, text) for text in _disagreements(entry, facts)]
 
 
@@ -173,8 +176,16 @@ def _disagreements(entry: MediaEntry, facts: MediaFacts) -> Iterator[str]:
     if width not in (None, facts.width) or height not in (None, facts.height):
         said = "x".join("?" if side is None else f"{side:g}" for side in (width, height))
         yield f"its size is {facts.width}x{facts.height}, not {said} as its metadata say"
+    part = entry.part or Part()
+    if part.crop is not None:
+        try:
+            part.checked_crop(facts.width, facts.height)
+        except MediaError as error:
+            yield one_line(error)
     if entry.is_picture:
         return
+    if part.start >= facts.seconds:
+        yield f"it begins at {part.start:g} s, but the video lasts {facts.seconds:g} s"
     frame = 1 / facts.frame_rate if facts.frame_rate else 0.0
     for names, true, slack in (
         (("fps", "frame_rate"), facts.frame_rate, 0.0),

@@ -170,7 +170,9 @@ class ClipStream(IterableDataset):
         if self.split == "train":
             draws = (float(rng.random()), (float(rng.random()), float(rng.random())))
         try:
-            frames, frame_rate = self.cut.clip(entry.open(), entry.is_picture, self.size, *draws)
+            frames, frame_rate = self.cut.clip(
+                entry.open(), entry.is_picture, self.size, *draws, part=entry.part
+            )
         except (MediaError, OSError) as error:
             self._skip(Problem(entry.name, one_line(error)))
             return None

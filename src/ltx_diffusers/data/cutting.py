@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InputError, MediaError
 from .decoding import Window, decode_clip, one_line
-from .media_entries import MediaEntry, number_in
+from .media_entries import MediaEntry, Part, number_in
 from .pictures import MIDDLE, crop_frames, fit_frames
 from .video import read_image
 
@@ -82,9 +82,10 @@ class Cut:
                 )
         return cls(**options)
 
-    def window(self, num_frames: int, place: float = 0.0) -> Window:
-        """The frames of a clip at a place of the video, 0 its start, 1 its end."""
-        return Window(num_frames, place, self.frame_rate, self.stride)
+    def window(self, num_frames: int, place: float = 0.0, part: Part | None = None) -> Window:
+        """The frames of a clip at a place of the video, or of a part of it: 0 is its start, 1 its end."""
+        part = part or Part()
+        return Window(num_frames, place, self.frame_rate, self.stride, part.start, part.end)
 
     def takes(self, entry: MediaEntry, num_frames: int) -> bool:
         """Whether clips of so many frames may come from an entry, by its kind and what a list says of its length."""
@@ -94,7 +95,11 @@ class Cut:
             return False
         seconds = number_in(entry.facts, "duration", "seconds")
         rate = number_in(entry.facts, "fps", "frame_rate")
-        return seconds is None or rate is None or self.window(num_frames).fits(seconds, rate)
+        if seconds is None and entry.part is not None and entry.part.end is not None:
+            seconds = entry.part.end
+        if seconds is None or rate is None:
+            return True
+        return self.window(num_frames).fits((entry.part or Part()).seconds(seconds), rate)
 
     def picture(
         self, picture: np.ndarray, height: int, width: int, position: tuple[float, float] = MIDDLE
@@ -120,6 +125,7 @@ class Cut:
         size: tuple[int, int, int],
         place: float = MIDDLE[0],
         position: tuple[float, float] = MIDDLE,
+        part: Part | None = None,
     ) -> tuple[np.ndarray, float | None]:
         """Read a clip: its frames, uint8 (F, H, W, 3), and their rate per second, None for a picture.
 
@@ -129,6 +135,7 @@ class Cut:
             size: Frames, height and width of the clip.
             place: Which stretch of a video: 0 is its start, 1 its end.
             position: Which part of the picture.
+            part: The only part that may be seen; place and position are within it.
 
         Raises:
             MediaError: If it can't be read, or is too short or too small.
@@ -136,12 +143,15 @@ class Cut:
         num_frames, height, width = size
 
         def fit(picture: np.ndarray) -> np.ndarray:
+            if part is not None and part.crop is not None:
+                left, top, wide, tall = part.checked_crop(picture.shape[1], picture.shape[0])
+                picture = picture[top : top + tall, left : left + wide]
             return self.picture(picture, height, width, position)
 
         try:
             if is_picture:
                 return fit(read_image(source))[None], None
-            return decode_clip(source, self.window(num_frames, place), fit)
+            return decode_clip(source, self.window(num_frames, place, part), fit)
         except MediaError:
             raise
         except Exception as error:  # decoders meet damaged files with errors of any kind

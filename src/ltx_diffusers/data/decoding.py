@@ -48,12 +48,15 @@ class Window:
         frame_rate: Frames per second of the clip, by taking what is shown at each moment; None takes the video's own
             frames.
         stride: Of those frames, every so many are taken.
+        start, end: Stretch of the video, in seconds, that the clip lies in; None ends with the video.
     """
 
     num_frames: int
     place: float = 0.0
     frame_rate: float | None = None
     stride: int = 1
+    start: float = 0.0
+    end: float | None = None
 
     def __post_init__(self) -> None:
         """Check the settings. Raises `InputError`."""
@@ -153,6 +156,40 @@ def decode_clip(source: Path | IO[bytes], window: Window, fit: Fit | None = None
     return np.stack(frames), window.rate(facts.frame_rate)
 
 
+def walk_video(
+    source: Path | IO[bytes], start: float = 0.0, end: float | None = None
+) -> Iterator[tuple[float, Any]]:
+    """Every frame of a stretch of a video, as PyAV decodes it, with its time in seconds from the video's start.
+
+    Args:
+        source: A file, or its bytes.
+        start: Where the stretch begins, in seconds.
+        end: The first moment after it; None goes on to the video's end.
+
+    Raises:
+        MediaError: If the video can't be read, a frame is damaged, or there are fewer frames than its header says.
+    """
+    import av
+
+    count = 0
+    try:
+        with _open(source) as container:
+            stream = _video_stream(container)
+            slack = _SLACK / (_facts(container, stream).frame_rate or 1.0)
+            for time, frame in _timed(container, stream, start, None if end is None else end - slack):
+                if time >= start - slack:
+                    _refuse_damaged(frame)
+                    yield time, frame
+                    count += 1
+            said = stream.frames if start == 0 and end is None else 0
+    except (OSError, ValueError, av.FFmpegError) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError("it can't be read", got=one_line(error)) from error
+    if count < said:
+        raise MediaError("it has fewer frames than it says", got=count, expected=said)
+
+
 def one_line(error: BaseException) -> str:
     """Why something failed, in one line, without FFmpeg's error number and the path."""
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
@@ -199,15 +236,13 @@ def _choose(container: Any, stream: Any, facts: MediaFacts, window: Window) -> I
     """The decoded frames that a window wants, one after the other."""
     rate = facts.frame_rate
     length = window.seconds(rate)
-    if not window.fits(facts.seconds, rate):
+    seconds = (facts.seconds if window.end is None else min(window.end, facts.seconds)) - window.start
+    if not window.fits(seconds, rate):
         raise MediaError(
-            "it is too short", got=f"{facts.seconds:g} s", expected=f"at least {length + 1 / rate:.3g} s"
+            "it is too short", got=f"{seconds:g} s", expected=f"at least {length + 1 / rate:.3g} s"
         )
-    start = window.place * max(0.0, facts.seconds - 1 / rate - length)
-    origin = float((stream.start_time or 0) * stream.time_base)
-    if start > 0:
-        container.seek(round((origin + start) / stream.time_base), stream=stream, backward=True)
-    times = _timed(container, stream, origin)
+    start = window.start + window.place * max(0.0, seconds - 1 / rate - length)
+    times = _timed(container, stream, start, None if window.end is None else window.end - _SLACK / rate)
     choose = _own_frames if window.frame_rate is None else _shown_at
     count = 0
     for frame in choose(times, start, window, _SLACK / rate):
@@ -218,11 +253,16 @@ def _choose(container: Any, stream: Any, facts: MediaFacts, window: Window) -> I
     raise MediaError("it ends before the clip does", got=f"{count} frames", expected=window.num_frames)
 
 
-def _timed(container: Any, stream: Any, origin: float) -> Iterator[tuple[float, Any]]:
-    """Decoded frames with their times in seconds from the video's start."""
+def _timed(container: Any, stream: Any, start: float, end: float | None) -> Iterator[tuple[float, Any]]:
+    """Decoded frames with their times in seconds from the video's start: some before `start`, all before `end`."""
+    origin = float((stream.start_time or 0) * stream.time_base)
+    if start > 0:
+        container.seek(round((origin + start) / stream.time_base), stream=stream, backward=True)
     for frame in container.decode(stream):
         if frame.time is None:
             raise MediaError("a frame has no time stamp")
+        if end is not None and frame.time - origin >= end:
+            return
         yield frame.time - origin, frame
 
 

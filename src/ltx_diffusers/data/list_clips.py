@@ -13,7 +13,7 @@ from ..errors import MediaError
 from . import data_readers
 from .clips import Problem
 from .media_clips import MediaClips
-from .media_entries import MediaEntry, caption_in, facts_in, is_media
+from .media_entries import MediaEntry, caption_in, facts_in, is_media, part_in
 from .moving_shapes import Split
 
 PATH_FIELDS = ("path", "file", "file_name", "file_path", "video", "video_path", "image")
@@ -43,9 +43,11 @@ class ListClips(MediaClips):
     """Pictures and videos named by a CSV, JSON or JSONL file, with their captions.
 
     A row has a column for the file (`PATH_FIELDS`) and may have one for the caption (`caption`, `text` or `prompt`),
-    for the split (`split`), and `fps` with `duration` in seconds, by which videos that are too short are passed over
-    without being opened. What a clip is made from (`REFERENCE_FIELDS`) and which part is made anew (`MASK_FIELDS`) is
-    for precomputed latents; clips read by number do without.
+    for the split (`split`), and `fps` with `duration` of the whole file in seconds, by which videos that are too short
+    are passed over without being opened. `start` and `end` in seconds and `crop` (left, top, width, height in pixels)
+    name the part of a file that a row is about; several rows may name parts of one file. What a clip is made from
+    (`REFERENCE_FIELDS`) and which part is made anew (`MASK_FIELDS`) is for precomputed latents; clips read by number do
+    without.
 
     Args:
         num_frames, height, width, split, seed: See `ClipReader`.
@@ -185,6 +187,7 @@ def _entry(row: Any, root: Path, path_column: str | None, caption_column: str | 
         split=SPLITS[split] if split else None,
         references=_files(row, REFERENCE_FIELDS, root),
         mask=masks[0] if masks else None,
+        part=part_in(row),
     )
 
 

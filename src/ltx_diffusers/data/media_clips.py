@@ -176,7 +176,7 @@ class MediaClips:
         else:
             place, position = MIDDLE[0], MIDDLE
         size = (self.num_frames, self.height, self.width)
-        return self.cut.clip(entry.open(), entry.is_picture, size, place, position)
+        return self.cut.clip(entry.open(), entry.is_picture, size, place, position, part=entry.part)
 
     def _skip(self, entry: MediaEntry, error: Exception) -> Problem:
         problem = Problem(entry.name, one_line(error))
@@ -207,11 +207,18 @@ def split_entries(entries: Sequence[MediaEntry], split: Split, held_out_share: f
 def _give_both_splits(entries: Sequence[MediaEntry], held: dict[int, bool]) -> None:
     if len({held[id(entry)] for entry in entries}) != 1:
         return
-    by_hash = sorted((entry for entry in entries if entry.split is None), key=lambda entry: _hash(entry.key))
-    if by_hash and held[id(by_hash[0])]:
-        held[id(by_hash[-1])] = False
-    elif len(by_hash) > 1:
-        held[id(by_hash[0])] = True
+    # Parts of one file have one key, and go together.
+    free = [entry for entry in entries if entry.split is None]
+    keys = sorted({entry.key for entry in free}, key=_hash)
+    if not keys:
+        return
+    if is_held := held[id(free[0])]:
+        moved = keys[-1]
+    elif len(keys) > 1:
+        moved = keys[0]
+    else:
+        return
+    held |= {id(entry): not is_held for entry in free if entry.key == moved}
 
 
 def is_held_out(key: str, held_out_share: float) -> bool:
@@ -236,4 +243,6 @@ def _fingerprint(entries: Sequence[MediaEntry]) -> str:
         digest.update(
             repr((entry.name, entry.span, entry.caption, entry.split)).encode("utf-8", "backslashreplace")
         )
+        if entry.part is not None:
+            digest.update(repr(entry.part).encode())
     return digest.hexdigest()[:12]

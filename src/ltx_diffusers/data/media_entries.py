@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+
+from ..errors import MediaError
 
 PICTURE_ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
 VIDEO_ENDINGS = frozenset((".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".gif", ".ts"))
@@ -14,8 +17,41 @@ VIDEO_ENDINGS = frozenset((".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mp
 CAPTION_FIELDS = ("caption", "text", "prompt")
 """Fields of a list or of metadata that hold what a clip shows; the first that is there counts."""
 
+PART_FIELDS = ("start", "end", "crop")
+"""Fields of a list or of metadata that hold which part of a picture or video is meant."""
+
 FACT_FIELDS = ("fps", "frame_rate", "duration", "seconds", "width", "height")
 """What is kept of a list's or metadata's other fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which part of a picture or video an entry is about; what lies outside is never seen.
+
+    Attributes:
+        start: Where it begins, in seconds from the start of the video.
+        end: Where it ends, in seconds: the first frame that is not in it. None: at the video's end.
+        crop: Left, top, width and height in pixels of the picture as it is shown. None: the whole picture.
+    """
+
+    start: float = 0.0
+    end: float | None = None
+    crop: tuple[int, int, int, int] | None = None
+
+    def seconds(self, whole: float) -> float:
+        """Its duration within a video of some duration; not positive if it lies behind the video's end."""
+        return (whole if self.end is None else min(self.end, whole)) - self.start
+
+    def checked_crop(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """The crop, or the whole picture if there is none.
+
+        Raises:
+            MediaError: If it stands over a picture of this size.
+        """
+        left, top, wide, tall = self.crop or (0, 0, width, height)
+        if left + wide > width or top + tall > height:
+            raise MediaError("its crop stands over the picture", got=self.crop, expected=f"{width}x{height}")
+        return left, top, wide, tall
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +67,7 @@ class MediaEntry:
         facts: What a list or metadata says of it, such as `fps` and `duration` in seconds. Not checked.
         split: "train" or "held-out" if a list says so.
         references: Files of what it is made from: for training in context, at the same moments.
+        part: Which part of it is meant; None: all.
         mask: File of a picture or video whose bright part is what is made anew; None: everything.
     """
 
@@ -43,6 +80,7 @@ class MediaEntry:
     split: str | None = None
     references: tuple[Path, ...] = ()
     mask: Path | None = None
+    part: Part | None = None
 
     @property
     def is_picture(self) -> bool:
@@ -85,6 +123,46 @@ def caption_in(facts: Mapping[str, Any]) -> str:
 def facts_in(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What is worth keeping of the fields of a list or of metadata."""
     return {name: fields[name] for name in FACT_FIELDS if name in fields}
+
+
+def part_in(facts: Mapping[str, Any]) -> Part | None:
+    """The part that the fields `start`, `end` and `crop` of a list or of metadata name; None if they name none.
+
+    Times are seconds; a crop is a list of left, top, width and height in pixels, or text with these four.
+
+    Raises:
+        ValueError: If a field can't be used.
+    """
+    said = {name: facts[name] for name in PART_FIELDS if facts.get(name) not in (None, "")}
+    if not said:
+        return None
+    start = _seconds("start", said.get("start", 0.0))
+    end = _seconds("end", said["end"]) if "end" in said else None
+    if end is not None and end <= start:
+        raise ValueError(f"it ends at {end:g} s, not after its start at {start:g} s")
+    return Part(start, end, _crop(said["crop"]) if "crop" in said else None)
+
+
+def _seconds(name: str, value: object) -> float:
+    try:
+        seconds = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"its {name} is {str(value)[:50]!r}, no number of seconds")
+    return seconds
+
+
+def _crop(value: object) -> tuple[int, int, int, int]:
+    sides = re.findall(r"-?\d+(?:\.\d+)?", value) if isinstance(value, str) else value
+    try:
+        numbers = [float(side) for side in sides]  # type: ignore[union-attr]
+        box = tuple(int(number) for number in numbers)
+    except (TypeError, ValueError, OverflowError):
+        numbers, box = [], ()
+    if len(box) != 4 or list(box) != numbers or min(box[:2]) < 0 or min(box[2:]) < 1:
+        raise ValueError(f"its crop is {str(value)[:50]!r}, not left, top, width and height in pixels")
+    return box
 
 
 def number_in(facts: Mapping[str, Any], *names: str) -> float | None:

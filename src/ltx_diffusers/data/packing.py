@@ -22,8 +22,8 @@ import numpy as np
 from ..errors import InputError, MediaError
 from .clips import Problem
 from .decoding import one_line, probe_video
-from .media_entries import MediaEntry
-from .tars import META_ENDING
+from .media_entries import PART_FIELDS, MediaEntry
+from .tars import META_ENDING, SOURCE_FIELD
 from .video import read_image
 
 PLAN_NAME = "pack.json"
@@ -161,7 +161,8 @@ def _write_shard(
                         _add(tar, f"{key}.txt", entry.caption.encode())
                     _add(tar, f"{key}.id", str(number).encode())
                     caption = {"caption": entry.caption} if entry.caption else {}
-                    lines.append(json.dumps({"key": key, **facts, **caption}, ensure_ascii=False) + "\n")
+                    fields = {"key": key, **facts, **caption, **_part(entry)}
+                    lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
                 advance()
         _write(shard.with_suffix(META_ENDING), "".join(lines).encode())
         temporary.replace(shard)
@@ -185,6 +186,16 @@ def _read(entry: MediaEntry) -> tuple[bytes, dict[str, Any]]:
         raise MediaError("it can't be read", got=f"{type(error).__name__}: {one_line(error)}") from error
     numbers = {"fps": round(facts.frame_rate or 0.0, 6), "duration": round(facts.seconds, 6)}
     return content, {"width": facts.width, "height": facts.height, **numbers}
+
+
+def _part(entry: MediaEntry) -> dict[str, Any]:
+    """What metadata say of an entry that is a part of its file."""
+    if entry.part is None:
+        return {}
+    named = {name: getattr(entry.part, name) for name in PART_FIELDS}
+    return {name: value for name, value in named.items() if value not in (None, 0.0)} | {
+        SOURCE_FIELD: entry.key
+    }
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -222,6 +233,8 @@ def _fingerprint(plan: Sequence[Sequence[tuple[str, MediaEntry]]]) -> str:
             digest.update(
                 repr((key, entry.name, entry.caption, _size(entry))).encode("utf-8", "backslashreplace")
             )
+            if entry.part is not None:
+                digest.update(repr(entry.part).encode())
         digest.update(b"end of tar")
     return digest.hexdigest()
 

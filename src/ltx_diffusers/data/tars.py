@@ -19,13 +19,16 @@ from typing import Any
 
 from ..errors import MediaError
 from .clips import Problem
-from .media_entries import MediaEntry, caption_in, facts_in, is_media, is_picture
+from .media_entries import MediaEntry, caption_in, facts_in, is_media, is_picture, part_in
 
 META_ENDING = ".meta.jsonl"
 """A tar's metadata lie beside it under its name with this ending."""
 
 SHARED_META = "meta.jsonl"
 """Metadata of all tars of a folder that have none of their own."""
+
+SOURCE_FIELD = "source_key"
+"""What samples that are parts of one file have in common, so that all of them are held out or none."""
 
 _LONGEST_TEXT = 2**20  # bytes of a caption or of a sample's own metadata
 _MOST_NUMBERS = 10**6  # names that one pattern may stand for
@@ -89,14 +92,20 @@ def index_shard(shard: Path) -> tuple[list[MediaEntry], list[Problem]]:
         except ValueError as error:
             problems.append(Problem(name, f"its own text or JSON is unusable: {error}"))
         fields = {**metadata.get(sample.key, {}), **own}
+        try:
+            part = part_in(fields)
+        except ValueError as error:
+            problems.append(Problem(name, f"{error}; it is left out"))
+            continue
         member = sample.media[ending]
         entries[sample.key] = MediaEntry(
             name=f"{name}.{ending}",
-            key=sample.key,
+            key=str(fields.get(SOURCE_FIELD) or sample.key),
             path=shard,
             caption=" ".join((caption or caption_in(fields)).split()),
             span=(member.offset_data, member.size),
             facts=facts_in(fields),
+            part=part,
         )
     if not entries:
         problems.append(Problem(shard.name, "it has no pictures or videos"))
