@@ -11,6 +11,7 @@ from ltx_diffusers.denoising.conditions.region import kept_latents
 from ltx_diffusers.denoising.state import TokenState, from_noise
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.functional.coordinates import Placement
+from ltx_diffusers.functional.draws import Draws
 from ltx_diffusers.geometry import CompressionRatios, VideoSize
 from ltx_diffusers.training.conditioning import (
     ConditionShares,
@@ -21,7 +22,8 @@ from ltx_diffusers.training.conditioning import (
     with_drawn_conditions,
 )
 from ltx_diffusers.training.config import parse_config
-from ltx_diffusers.training.transformer import TransformerTask, TransformerTrainConfig
+from ltx_diffusers.training.transformer import TransformerTask
+from ltx_diffusers.training.transformer_config import TransformerTrainConfig
 
 BATCH, SIZE = 3000, (4, 2, 3)
 
@@ -36,10 +38,7 @@ def drawn(
     latents = torch.randn(batch, 2, *SIZE, generator=generator)
     state = from_noise(torch.zeros_like(latents), Placement(8.0, True), clean=latents)
 
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.rand(shape, generator=generator)
-
-    return with_drawn_conditions(state, latents, shares, draw, clip, region)
+    return with_drawn_conditions(state, latents, shares, Draws.split(generator, batch), clip, region)
 
 
 def strengths(shares: ConditionShares) -> torch.Tensor:
@@ -134,8 +133,9 @@ def test_a_run_gives_its_clips(tmp_path, tiny_vae_folder):
     task = TransformerTask(parse_config(TransformerTrainConfig, settings))
     assert task.pipeline().transformer.config.regions_hidden
     batch = task.batch(0, 0, 1)
-    assert batch["clip_mean"].shape == (4, 8, 1, 1, 2)
-    assert batch["region_mean"].shape == (4, 8, 2, 1, 2) and batch["region_keep"].shape == (4, 2, 1, 2)
+    (group,) = batch["groups"]
+    assert group["clip_mean"].shape == (4, 8, 1, 1, 2)
+    assert group["region_mean"].shape == (4, 8, 2, 1, 2) and group["region_keep"].shape == (4, 2, 1, 2)
     lengths = []
     forward = task.module.transformer.forward
     task.module.transformer.forward = lambda tokens, **call: (

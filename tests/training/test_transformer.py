@@ -20,7 +20,8 @@ from ltx_diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLT
 from ltx_diffusers.training.config import parse_config
 from ltx_diffusers.training.latent_cache import cached_posteriors
 from ltx_diffusers.training.loop import Trainer
-from ltx_diffusers.training.transformer import TransformerTask, TransformerTrainConfig
+from ltx_diffusers.training.transformer import TransformerTask
+from ltx_diffusers.training.transformer_config import TransformerTrainConfig
 from ltx_diffusers.training.vae import to_model_range
 
 
@@ -83,7 +84,7 @@ def test_the_prediction_in_training_is_that_of_the_pipeline(tmp_path, tiny_vae_f
     assert torch.equal(later, later[:, :1].expand_as(later)) and (later > 0).all()
 
     pipeline = task.pipeline()
-    captions = [task.clips.caption(number, rng) for number, rng in _captions(task)]
+    captions = [task.source.caption(number, rng) for number, rng in _captions(task)]
     embeds, mask, _, _ = pipeline.encode_prompt(
         captions, do_classifier_free_guidance=False, max_sequence_length=16
     )
@@ -99,10 +100,10 @@ def test_the_prediction_in_training_is_that_of_the_pipeline(tmp_path, tiny_vae_f
 
 
 def _captions(task):
-    numbers, rng = task._share(0, 0, 1)
-    for number in numbers:
+    for pick in task.plan.share(0, 0, 1):
+        rng = task.plan.wording(0, pick)
         rng.random()  # the draw that decides on dropping the caption
-        yield number, rng
+        yield pick.number, rng
 
 
 def test_latents_are_those_of_the_encoder_and_are_read_again(tmp_path, tiny_vae_folder):
@@ -110,20 +111,21 @@ def test_latents_are_those_of_the_encoder_and_are_read_again(tmp_path, tiny_vae_
     task = run.task
     vae = task.vae
     with torch.no_grad():
-        video = to_model_range(np.stack([task.clips[index].frames for index in range(2)]))
+        video = to_model_range(np.stack([task.source.clips[0][index].frames for index in range(2)]))
         posterior = vae.encode(video).latent_dist
     mean = (posterior.mean - vae.latents_mean[None, :, None, None, None]) / vae.latents_std[
         None, :, None, None, None
     ]
-    torch.testing.assert_close(task.posteriors[0][:2], mean, atol=0.05, rtol=0.05)  # encoded in bf16
+    encoded = torch.stack([task.source[index].mean for index in range(2)])
+    torch.testing.assert_close(encoded, mean, atol=0.05, rtol=0.05)  # encoded in bf16
     files = sorted((tmp_path / "cache").iterdir())
     stamps = [path.stat().st_mtime_ns for path in files]
-    again = cached_posteriors(vae, task.clips, 6, tmp_path / "cache")
-    assert torch.equal(again[0], task.posteriors[0])
+    again = cached_posteriors(vae, task.source.clips[0], 6, tmp_path / "cache")
+    assert torch.equal(again[0][:2], encoded)
     assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "cache").iterdir())] == stamps
     with torch.no_grad():
         vae.encoder.conv_in.conv.weight.mul_(1.5)
-    other = cached_posteriors(vae, task.clips, 6, tmp_path / "cache")
+    other = cached_posteriors(vae, task.source.clips[0], 6, tmp_path / "cache")
     assert not torch.equal(other[0], again[0])
 
 
@@ -159,11 +161,12 @@ def test_bad_settings_are_one_error_before_clips_are_encoded(tmp_path, tiny_vae_
 
 def test_wordings_are_not_drawn_from_the_numbers_of_the_clips(tmp_path, tiny_vae_folder):
     task = trainer(tmp_path, tiny_vae_folder).task
-    numbers, wordings = task._share(3, 0, 1)
-    again = wordings.integers(task.config.cached_clips, size=1000)
+    picks = task.plan.share(3, 0, 1)
     first = np.random.default_rng([0, 3]).integers(task.config.cached_clips, size=1000)
-    assert numbers == first[:4].tolist()
-    assert not np.array_equal(again, first)
+    assert [pick.number for pick in picks] == first[:4].tolist()
+    for pick in picks:
+        again = task.plan.wording(3, pick).integers(task.config.cached_clips, size=1000)
+        assert not np.array_equal(again, first)
 
 
 def test_time_coordinates_must_be_stated(tmp_path, tiny_vae_folder):

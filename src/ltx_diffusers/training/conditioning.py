@@ -6,7 +6,7 @@ sequence longer, so it is drawn for a whole step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +14,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..denoising.conditions import ClipCondition, InPlaceCondition, KeyframeCondition
+from ..denoising.conditions import ClipCondition, InPlaceCondition, KeyframeCondition, ReferenceCondition
 from ..denoising.state import TokenState
-from ..geometry import CompressionRatios, VideoSize, latent_size
+from ..functional.draws import Draws
+from ..geometry import LTX_RATIOS, CompressionRatios, VideoSize, latent_size
 from .config import StrictModel
-
-Draw = Callable[..., Tensor]
-"""Uniform numbers in [0, 1) of a shape."""
 
 _BOX_SEED = 7
 
@@ -29,14 +27,27 @@ class ClipShare(StrictModel):
     """A piece of the clip that is encoded by itself and given with tokens of its own.
 
     Attributes:
-        frame: Frame at which it begins: a multiple of 8 for more than one frame.
+        frame: Frame at which it begins: a multiple of 8 for more than one frame. Negative numbers count from the end:
+            -1 is the last frame of any clip, -9 with 9 frames its end.
         frames: Its length, 8k + 1; 1 for a keyframe.
-        share: Share of the steps.
+        share: Share of the steps. Of clips that it doesn't fit into, such as pictures, nothing is given then.
     """
 
-    frame: int = Field(gt=0)
+    frame: int
     frames: int = Field(default=1, gt=0)
     share: float = Field(gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_frame(self) -> ClipShare:
+        if self.frame == 0:
+            raise ValueError("a clip from frame 0 on is an opening: use conditions.opening or first_frame")
+        return self
+
+    def begin(self, num_frames: int, ratio: int = LTX_RATIOS.time) -> int | None:
+        """Its first frame in a clip of this many; None if it doesn't fit into that, or not at a whole latent."""
+        begin = self.frame if self.frame > 0 else num_frames + self.frame
+        inside = begin > 0 and begin + self.frames <= num_frames
+        return begin if inside and (self.frames == 1 or begin % ratio == 0) else None
 
 
 class ConditionShares(StrictModel):
@@ -48,6 +59,7 @@ class ConditionShares(StrictModel):
         region: Share of the samples given outside a random box of latents (inpainting, retakes). The box is gray in
             the video that is encoded, or the latents around it would know what it held.
         clips: Given beside those, a whole step at a time.
+        references: Share of the steps in which samples are given the references that they have.
         noise: What is given has a noise level of its own, drawn from [0, this] for each sample (paper, section 2.3).
     """
 
@@ -55,6 +67,7 @@ class ConditionShares(StrictModel):
     opening: float = Field(default=0.0, ge=0, le=1)
     region: float = Field(default=0.0, ge=0, le=1)
     clips: tuple[ClipShare, ...] = ()
+    references: float = Field(default=1.0, ge=0, le=1)
     noise: float = Field(default=0.05, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -64,6 +77,11 @@ class ConditionShares(StrictModel):
         if sum(clip.share for clip in self.clips) > 1:
             raise ValueError("the shares of the clips sum to more than 1")
         return self
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether parts of clips have to be encoded by themselves, which latents alone don't allow."""
+        return bool(self.clips) or self.region > 0
 
     def clip_of_step(self, number: float) -> int | None:
         """Which of the clips a step is given, by a number drawn from [0, 1); None for none."""
@@ -98,6 +116,19 @@ class GivenRegion:
 
     latents: Tensor
     keep: Tensor
+
+
+@dataclass(frozen=True)
+class GivenReference:
+    """What each video is made from: in-context references.
+
+    Attributes:
+        latents: Normalised latents (B, C, f, h, w).
+        scale: Pixels of the video for one of the reference, in height and width.
+    """
+
+    latents: Tensor
+    scale: int = 1
 
 
 def random_box(number: int, size: VideoSize) -> np.ndarray:
@@ -153,9 +184,12 @@ def with_drawn_conditions(
     state: TokenState,
     latents: Tensor,
     shares: ConditionShares,
-    draw: Draw,
+    draws: Draws,
     clip: GivenClip | None = None,
     region: GivenRegion | None = None,
+    *,
+    made_anew: Tensor | None = None,
+    references: Sequence[GivenReference] = (),
 ) -> TokenState:
     """A training state with conditions of random kinds.
 
@@ -163,31 +197,38 @@ def with_drawn_conditions(
         state: From `denoising.state.from_noise`.
         latents: The videos' normalised latents (B, C, F, H, W).
         shares: How often what is given.
-        draw: Source of randomness.
+        draws: Source of randomness.
         clip: Given to every sample of this step.
         region: What the samples are given that the share `region` falls on.
+        made_anew: Which part of the videos isn't given (B, F, H, W), by their own masks; 1 = made anew. Replaces what
+            would be drawn in place of the videos' tokens.
+        references: Given to every sample of this step, without noise.
     """
-    batch = latents.shape[0]
-    strength = (1 - shares.noise * draw(batch)).clamp(0, 1)
+    strength = (1 - shares.noise * draws.uniform()).clamp(0, 1)
     column = strength.view(-1, 1, 1, 1)
-    kind = draw(batch)
-    upto = _latent_frames_given(kind, shares, latents.shape[2], draw)
+    kind = draws.uniform()
+    upto = _latent_frames_given(kind, shares, latents.shape[2], draws)
     in_front = torch.arange(latents.shape[2], device=latents.device) < upto[:, None]
     given = in_front[:, :, None, None].expand(-1, -1, *latents.shape[3:])
+    if made_anew is not None:
+        given, region = 1 - made_anew, None
     state = InPlaceCondition(latents, given * column).apply_to(state)
     if region is not None:
         others = shares.first_frame + shares.opening
         chosen = (kind >= others) & (kind < others + shares.region)
         given = region.keep * chosen.view(-1, 1, 1, 1)
         state = InPlaceCondition(region.latents, given * column).apply_to(state)
-    if clip is None:
-        return state
-    condition = KeyframeCondition if clip.latents.shape[2] == 1 else ClipCondition
-    return condition(latents=clip.latents, strength=strength, frame=clip.frame).apply_to(state)
+    if clip is not None:
+        condition = KeyframeCondition if clip.latents.shape[2] == 1 else ClipCondition
+        state = condition(latents=clip.latents, strength=strength, frame=clip.frame).apply_to(state)
+    for reference in references:
+        state = ReferenceCondition(reference.latents, scale=reference.scale).apply_to(state)
+    return state
 
 
-def _latent_frames_given(kind: Tensor, shares: ConditionShares, frames: int, draw: Draw) -> Tensor:
+def _latent_frames_given(kind: Tensor, shares: ConditionShares, frames: int, draws: Draws) -> Tensor:
     """How many latent frames each sample is given from its start on (B,), by a number of its kind from [0, 1)."""
     opening = (kind >= shares.first_frame) & (kind < shares.first_frame + shares.opening)
-    upto = 1 + (draw(kind.shape[0]) * max(1, frames - 1)).long()  # 1 to F - 1
+    upto = 1 + (draws.uniform() * max(1, frames - 1)).long()  # 1 to F - 1
+    upto = upto.clamp(max=max(1, frames - 1))
     return torch.where(opening, upto, (kind < shares.first_frame).long())

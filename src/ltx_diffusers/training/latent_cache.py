@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 
-from ..data.shape_clips import ShapeClips
+from ..data.clips import ClipReader
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from .vae import to_model_range
 
@@ -25,7 +25,7 @@ View = Callable[[int, np.ndarray], np.ndarray]
 
 @torch.no_grad()
 def cached_posteriors(
-    vae: AutoencoderKLLTX, clips: ShapeClips, count: int, folder: Path, view: View | None = None
+    vae: AutoencoderKLLTX, clips: ClipReader, count: int, folder: Path, view: View | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Posterior means and standard deviations of the first `count` clips, normalised by the VAE's statistics.
 
@@ -54,23 +54,49 @@ def cached_posteriors(
             numbers = range(start, min(start + _BATCH, count))
             frames = [(number, clips[number].frames) for number in numbers]
             frames = np.stack([clip if view is None else view(number, clip) for number, clip in frames])
-            video = to_model_range(frames).to(vae.device)
-            with torch.autocast(vae.device.type, torch.bfloat16):
-                posterior = vae.encode(video).latent_dist
-            means.append(posterior.mean.float().cpu())
-            channels = 1 if vae.config.get("shared_log_variance", True) else None  # one for all channels
-            deviations.append(posterior.std[:, :channels].float().cpu())
+            mean, deviation = _encode(vae, frames)
+            means.append(mean)
+            deviations.append(deviation)
         partial = path.with_suffix(".partial")
         save_file({"mean": torch.cat(means), "deviation": torch.cat(deviations)}, partial)
         partial.replace(path)
     stored = load_file(path)
-    mean, std = (
+    return _normalized(vae, stored["mean"], stored["deviation"])
+
+
+@torch.no_grad()
+def encode_posterior(vae: AutoencoderKLLTX, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Posterior means and standard deviations of clips, normalised by the VAE's statistics, on the CPU.
+
+    Args:
+        vae: Encodes them, in bfloat16.
+        frames: (B, F, H, W, 3) in [0, 1].
+
+    Returns:
+        means: (B, C, F', H', W') float32.
+        deviations: (B, C or 1, F', H', W') float32.
+    """
+    return _normalized(vae, *_encode(vae, frames))
+
+
+def _encode(vae: AutoencoderKLLTX, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    video = to_model_range(frames).to(vae.device)
+    with torch.autocast(vae.device.type, torch.bfloat16):
+        posterior = vae.encode(video).latent_dist
+    channels = 1 if vae.config.get("shared_log_variance", True) else None  # one for all channels
+    return posterior.mean.float().cpu(), posterior.std[:, :channels].float().cpu()
+
+
+def _normalized(
+    vae: AutoencoderKLLTX, mean: torch.Tensor, deviation: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    center, scale = (
         value.float().cpu()[None, :, None, None, None] for value in (vae.latents_mean, vae.latents_std)
     )
-    return (stored["mean"] - mean) / std, stored["deviation"] / std
+    return (mean - center) / scale, deviation / scale
 
 
-def _fingerprint(vae: AutoencoderKLLTX, clips: ShapeClips, count: int, view: View | None) -> str:
+def _fingerprint(vae: AutoencoderKLLTX, clips: ClipReader, count: int, view: View | None) -> str:
     what = [repr(clips), count] + ([] if view is None else [repr(view)])
     digest = hashlib.sha256(json.dumps(what).encode())
     for name, weight in sorted(vae.encoder.state_dict().items()):

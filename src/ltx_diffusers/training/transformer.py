@@ -1,370 +1,339 @@
-"""Training the transformer with its text encoder: text-to-video and image-to-video together (paper, section 2.3)."""
+"""Training a transformer: from scratch, fully or by a LoRA; text-to-video, image-to-video and the rest together.
+
+What the run consists of is in files of its own: the config (`transformer_config`), the models (`base_model`), samples
+(`sources`), batches (`transformer_batches`), the pass from latents to losses (`transformer_pass`), validation videos.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from ..data.moving_shapes import vocabulary
-from ..data.pictures import contact_sheet
-from ..data.video import write_video
-from ..denoising.state import at_noise_level, from_noise, token_levels, velocity_target
+from ..data.clips import ClipReader
 from ..errors import InputError
-from ..functional.coordinates import Placement
 from ..geometry import CompressionRatios, VideoSize
-from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
-from ..models.transformers.transformer_ltx import LTXTransformer3DModel
-from ..objectives import objectives
-from ..objectives.flow_matching import FlowPass
 from ..pipelines.pipeline_ltx import LTXPipeline
-from ..schedulers.densities import build_timestep_density
-from ..schedulers.flow_match import LTXFlowMatchScheduler
+from .base_model import open_base_model
 from .clips import open_clips
-from .conditioning import (
-    ConditionShares,
-    GivenClip,
-    GivenRegion,
-    GrayBox,
-    Piece,
-    random_box,
-    with_drawn_conditions,
-)
-from .config import RunConfig, StrictModel, build, load_part, share_of_batch
-from .latent_cache import View, cached_posteriors
+from .config import share_of_batch
+from .frozen_text import FrozenTexts, StoredTexts, padded
+from .latent_store import LatentStore
+from .lora import add_lora, keep_trained_only, write_trained_lora
+from .lora_card import write_card_facts
+from .loss_bins import noise_level_names
 from .processes import join_processes
-from .text import build_text_encoder, build_word_tokenizer
+from .samples import LatentSample
+from .sources import EncodedClips, OnTheFly, SampleSource, check_sizes
+from .throughput import Work, transformer_flops
+from .transformer_batches import Collator, NoiseLevels, Pick, TransformerPlan, views_of
+from .transformer_config import TransformerTrainConfig
+from .transformer_pass import TransformerTrainingModule
+from .validation_videos import ValidationVideos, bucket_name
 
 _VALIDATION_SEED = 1
-_VALIDATION_CLIPS = 64
-
-
-class DensityConfig(StrictModel):
-    """Where training's noise levels come from.
-
-    Attributes:
-        name: A registered timestep density.
-        options: Its settings.
-        stratified: Spread the levels of a batch evenly over the density.
-    """
-
-    name: str = "logit-normal"
-    options: dict[str, Any] = Field(default_factory=dict)
-    stratified: bool = True
-
-
-class TransformerTrainConfig(RunConfig):
-    """Config of `ltx-diffusers train transformer`.
-
-    Attributes:
-        vae: Folder of the finished VAE.
-        model: Arguments of `LTXTransformer3DModel`.
-        text_encoder: Fields of `T5Config`.
-        text_length: Longest text in tokens.
-        scheduler: Arguments of the `LTXFlowMatchScheduler` that the finished pipeline samples with.
-        initial_weights: Folder of a pipeline to go on from, or None for random weights.
-        steps: Optimizer steps.
-        batch_size: Clips of a step, over all processes.
-        cached_clips: Training clips whose latents are encoded beforehand; every clip's wording is drawn anew.
-        objective: A registered objective for `FlowPass`.
-        density: Noise levels.
-        caption_dropout: Share of captions replaced by the empty one, for classifier-free guidance.
-        conditions: What is given besides the prompt, and how often.
-        validation_prompts: Held-out prompts that a video is made for at each validation.
-        attention_backend: One of Diffusers' attention backends; "_native_math" is the fastest for a few dozen tokens
-            on a CPU. None for the default.
-        export_dtype: Data type of the exported weights.
-    """
-
-    vae: str
-    model: dict[str, Any] = Field(default_factory=dict)
-    text_encoder: dict[str, Any] = Field(default_factory=dict)
-    text_length: int = Field(default=32, gt=1)
-    scheduler: dict[str, Any] = Field(default_factory=dict)
-    initial_weights: str | None = None
-    steps: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
-    cached_clips: int = Field(default=8192, gt=0)
-    objective: str = "flow-matching"
-    density: DensityConfig = DensityConfig()
-    caption_dropout: float = Field(default=0.1, ge=0, le=1)
-    conditions: ConditionShares = ConditionShares()
-    validation_prompts: int = Field(default=8, gt=0, le=_VALIDATION_CLIPS)
-    attention_backend: str | None = None
-    export_dtype: str = Field(default="bfloat16", pattern="^(float32|bfloat16|float16)$")
-
-
-class TransformerTrainingModule(torch.nn.Module):
-    """Transformer, text encoder and objective: one call is one training pass.
-
-    Args:
-        transformer: The model to train.
-        text_encoder: Trained along.
-        config: Settings of the run.
-        ratios: Compression of the VAE, for coordinates.
-
-    Raises:
-        InputError: If the config's objective isn't one of a transformer.
-    """
-
-    def __init__(
-        self,
-        transformer: LTXTransformer3DModel,
-        text_encoder: torch.nn.Module,
-        config: TransformerTrainConfig,
-        ratios: CompressionRatios,
-    ) -> None:
-        super().__init__()
-        self.transformer = transformer
-        self.text_encoder = text_encoder
-        self.config = config
-        self.ratios = ratios
-        self.density = build_timestep_density(config.density.name, **config.density.options)
-        self.objective = objectives.get(config.objective)()
-        if self.objective.inputs is not FlowPass:
-            raise InputError(f"the objective {config.objective!r} is not one of a transformer")
-
-    def forward(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Losses (B,) of a batch.
-
-        Args:
-            batch: Posteriors `mean` (B, C, F, H, W) and `deviation`, `input_ids`, `text_mask`; in a step with a clip
-                that is given, its number in the config `clip` (), `clip_mean` and `clip_deviation`; where regions are
-                given, `region_mean`, `region_deviation` and `region_keep` (B, F, H, W).
-            generator: Source of all noise.
-        """
-        device = batch["mean"].device
-
-        def draw(*shape: int) -> torch.Tensor:
-            return torch.rand(shape, generator=generator, device=device)
-
-        def draw_normal(like: torch.Tensor) -> torch.Tensor:
-            return torch.randn(like.shape, generator=generator, device=device)
-
-        batch_size = batch["mean"].shape[0]
-        latents = batch["mean"] + batch["deviation"] * draw_normal(batch["mean"])
-        clip = region = None
-        if "clip" in batch:
-            mean = batch["clip_mean"]
-            clip = GivenClip(
-                mean + batch["clip_deviation"] * draw_normal(mean),
-                self.config.conditions.clips[int(batch["clip"])].frame,
-            )
-        if "region_keep" in batch:
-            mean = batch["region_mean"]
-            region = GivenRegion(mean + batch["region_deviation"] * draw_normal(mean), batch["region_keep"])
-        placement = Placement(
-            self.config.data.frame_rate, self.transformer.config.causal_temporal_positioning, self.ratios
-        )
-        state = from_noise(draw_normal(latents), placement, clean=latents)
-        state = with_drawn_conditions(state, latents, self.config.conditions, draw, clip, region)
-        sigma = self.density.sample(
-            batch_size,
-            num_tokens=state.num_target,
-            generator=generator,
-            device=device,
-            stratified=self.config.density.stratified,
-        )
-        noised = at_noise_level(state, sigma, generator)
-        levels = token_levels(state, sigma)
-        text = self.text_encoder(input_ids=batch["input_ids"], attention_mask=batch["text_mask"])[0]
-        prediction = self.transformer(
-            noised.tokens,
-            encoder_hidden_states=text,
-            timestep=levels * self.transformer.config.timestep_scale_multiplier,
-            encoder_attention_mask=batch["text_mask"],
-            video_coords=state.coords,
-            return_dict=False,
-        )[0]
-        record = FlowPass(prediction.float(), velocity_target(state), state.strength == 0)
-        return {"loss": self.objective(record)}
+_VALIDATION_STEP = 2**40
+"""Step that validation's draws are made for; no run comes to it."""
 
 
 class TransformerTask:
-    """The `Task` (see training/loop.py) of training a transformer. Raises `InputError` for settings that can't work."""
+    """The `Task` (see training/task.py) of training a transformer. Raises `InputError` for settings that can't work."""
 
     def __init__(self, config: TransformerTrainConfig) -> None:
         self.config = config
         self.total_steps = config.steps
-        data = config.data
+        processes = join_processes()
+        for batch_size in {config.batch_size, *(bucket.batch_size for bucket in config.buckets)} - {None}:
+            share_of_batch(batch_size, processes.num_processes)  # now, not after the clips are encoded
         _check_clips(config)
-        share_of_batch(
-            config.batch_size, join_processes().num_processes * config.accumulate
-        )  # now, not after the clips are encoded
-        self.vae = load_part(AutoencoderKLLTX, config.vae, "vae").requires_grad_(False).eval()
+        stored = None if config.latents is None else LatentStore.open(config.latents)
+        has_text = stored is not None and stored.has_text and not config.trains_text_encoder
+        base = open_base_model(config, with_text=not has_text)
+        self.vae, self.scheduler, self.repository = base.vae, base.scheduler, base.repository
+        self.tokenizer = base.tokenizer
         self.ratios = CompressionRatios(
             self.vae.temporal_compression_ratio,
             self.vae.spatial_compression_ratio,
             self.vae.spatial_compression_ratio,
         )
-        torch.manual_seed(config.seed)
-        if config.initial_weights is None:
-            self.tokenizer = build_word_tokenizer(vocabulary(), config.text_length)
-            text_encoder = build_text_encoder(self.tokenizer, config.text_encoder)
-            transformer = build(LTXTransformer3DModel, config.model, "model")
-        else:
-            pipeline = load_part(LTXPipeline, config.initial_weights, "initial_weights", dtype=torch.float32)
-            self.tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
-            transformer = pipeline.transformer
-        if transformer.config.causal_temporal_positioning is None:
-            raise InputError(
-                "the transformer to train must state its time coordinates",
-                fix="set model.causal_temporal_positioning=true (as 0.9.5 and later) or false",
+        if config.adapter is not None:
+            add_lora(base.transformer, config.adapter)
+        trained_encoder = base.text_encoder if config.trains_text_encoder else None
+        self.module = TransformerTrainingModule(base.transformer, trained_encoder, config, self.ratios)
+        if config.adapter is not None:
+            keep_trained_only(self.module)
+        self.texts: FrozenTexts | StoredTexts | None = None
+        if has_text:
+            self.texts = StoredTexts(stored)
+        elif trained_encoder is None:
+            self.texts = FrozenTexts(
+                base.tokenizer, base.text_encoder.to(processes.device), config.text_length
             )
-        if config.attention_backend is not None:
-            try:
-                transformer.set_attention_backend(config.attention_backend)
-            except (ValueError, RuntimeError, ImportError) as error:
-                raise InputError(
-                    "config key 'attention_backend' can't be used",
-                    got=config.attention_backend,
-                    fix=str(error),
-                ) from None
-        if config.conditions.region:
-            transformer.register_to_config(regions_hidden=True)
-        self.scheduler = build(LTXFlowMatchScheduler, config.scheduler, "scheduler")
-        self.module = TransformerTrainingModule(transformer, text_encoder, config, self.ratios)
-        self.clips = open_clips(data, "train")
-        self.held_out = open_clips(data, "held-out")
-        folder = Path(config.output) / "cache"
-        processes = join_processes()
-        self.vae.to(processes.device)
-        with processes.main_process_first():  # the others find the file
-            self.posteriors = cached_posteriors(self.vae, self.clips, config.cached_clips, folder)
-            self.clip_posteriors = [
-                self._viewed(Piece(clip.frame, clip.frames)) for clip in config.conditions.clips
-            ]
-            self.region_posteriors = self._viewed(GrayBox(self.ratios)) if config.conditions.region else None
-            self.held_out_posteriors = cached_posteriors(self.vae, self.held_out, _VALIDATION_CLIPS, folder)
+        self.noise_levels = NoiseLevels(config)
+        self._open_data(stored)
+        self.plan = TransformerPlan(self.source, config, self.ratios)
+        self.collator = Collator(self.source, self.plan, config, self.ratios)
+        self.bin_names = {
+            "timestep": noise_level_names(),
+            "bucket": [bucket_name(size) for size in self.plan.sizes],
+        }
+        self._finished: list[np.ndarray] | None = None
 
-    def batch(self, step: int, rank: int, world_size: int) -> dict[str, torch.Tensor]:
+    def _open_data(self, stored: LatentStore | None) -> None:
+        """Sources of samples, for training and for validation, and the videos that are made."""
+        config = self.config
+        processes = join_processes()
+        self.held_out: SampleSource | None = None
+        if stored is not None:
+            _check_latents(stored, config)
+            stored.check_vae(self.vae)
+            self.source: SampleSource = stored
+            self.videos = ValidationVideos(config, ())
+            self._check_texts()
+            if config.validation_latents is not None:
+                self.held_out = LatentStore.open(config.validation_latents, vae=self.vae)
+            return
+        clips = open_clips(config.data, "train")
+        held_out = open_clips(config.data, "held-out") if config.validation_clips else None
+        prompts = [] if held_out is None else _first_captions(held_out, config.validation_prompts)
+        self.videos = ValidationVideos(config, prompts)
+        folder = Path(config.output) / "cache"
+        sizes = [bucket.size for bucket in config.buckets] or [_size_of(config)]
+        self.vae.to(processes.device)
+        with processes.main_process_first():  # the others find the files
+            if config.source == "on-the-fly":
+                self.source = OnTheFly(self.vae, clips, sizes, config.data.frame_rate)
+            else:
+                self.source = EncodedClips(
+                    self.vae,
+                    clips,
+                    sizes,
+                    config.cached_clips,
+                    folder,
+                    config.data.frame_rate,
+                    lambda size: views_of(config, size, self.ratios),
+                )
+            if held_out is not None:
+                self.held_out = EncodedClips(
+                    self.vae, held_out, sizes[:1], config.validation_clips, folder, config.data.frame_rate
+                )
+        if config.source != "on-the-fly":
+            self.vae.to("cpu")  # needed again for validation only
+
+    def _check_texts(self) -> None:
+        """Have the features of what will be asked for, now and not after hours of training."""
+        if self.texts is not None:
+            self.texts.of([*self.videos.texts, ""] if self.videos.prompts else [""])
+
+    def batch(self, step: int, rank: int, world_size: int) -> dict[str, Any]:
         """This rank's latents and texts of a step; see `TransformerTrainingModule.forward`."""
-        numbers, rng = self._share(step, rank, world_size)
-        captions = [
-            "" if rng.random() < self.config.caption_dropout else self.clips.caption(number, rng)
-            for number in numbers
-        ]
-        inputs = self._inputs(self.posteriors, numbers, captions)
-        # The same for all ranks, whose sequences must have one length.
-        draw = np.random.default_rng([self.config.seed, step, 0, 1]).random()
-        clip = self.config.conditions.clip_of_step(draw)
-        if clip is not None:
-            mean, deviation = self.clip_posteriors[clip]
-            inputs |= {
-                "clip": torch.tensor(clip),
-                "clip_mean": mean[numbers],
-                "clip_deviation": deviation[numbers],
-            }
-        if self.region_posteriors is not None:
-            mean, deviation = self.region_posteriors
-            boxes = np.stack([random_box(number, VideoSize(*mean.shape[2:])) for number in numbers])
-            inputs |= {
-                "region_mean": mean[numbers],
-                "region_deviation": deviation[numbers],
-                "region_keep": torch.from_numpy(boxes).float(),
-            }
-        return inputs
+        picks = self.plan.share(step, rank, world_size)
+        levels = self.noise_levels(step, [self.plan.tokens[pick.bucket] for pick in self.plan.picks(step)])
+        samples = [self.source[pick.number] for pick in picks]
+        captions = [self._caption(step, pick) for pick in picks]
+        groups = self.collator.groups(picks, samples, self.plan.clip(step), self.plan.gives_references(step))
+        return {
+            "groups": groups,
+            "sigma": levels[[pick.index for pick in picks]],
+            "weight": torch.tensor([sample.weight for sample in samples]),
+            "bucket": torch.tensor([pick.bucket for pick in picks]),
+            "keep": self.plan.keep(step),
+            "step": step,
+            **self._text(captions, samples),
+        }
 
     def describe_sample(self, step: int, rank: int, world_size: int, index: int) -> str:
-        """Number of a sample's clip in its set."""
-        return f"clip {self._share(step, rank, world_size)[0][index]} of {self.config.data.reader}"
+        """What a user finds a sample by."""
+        return self.source.describe(self.plan.share(step, rank, world_size)[index].number)
+
+    def work(self, step: int) -> Work:
+        """Samples, tokens and operations of a step, for throughput."""
+        picks = self.plan.picks(step)
+        keep = self.plan.keep(step)
+        counts = [min(keep or count, count) for count in (self.plan.tokens[pick.bucket] for pick in picks)]
+        config = self.module.transformer.config
+        width = config.num_attention_heads * config.attention_head_dim
+        flops = sum(
+            transformer_flops(
+                batch=1,
+                tokens=count,
+                text_tokens=self.config.text_length,
+                layers=config.num_layers,
+                width=width,
+                cross_width=config.cross_attention_dim,
+                in_channels=config.in_channels,
+                out_channels=config.out_channels or config.in_channels,
+                caption_channels=config.caption_channels,
+            )
+            for count in counts
+        )
+        # With an adapter the backward pass has no gradients of the base's weights to compute.
+        return Work(len(picks), sum(counts), flops if self.config.adapter is None else flops * 2 / 3)
 
     @torch.no_grad()
     def validate(self, folder: Path) -> dict[str, float]:
-        """Loss on held-out clips at fixed draws; a video for each of some held-out prompts, and a sheet of them."""
-        device = self.module.transformer.device
-        rng = np.random.default_rng(_VALIDATION_SEED)
-        numbers = list(range(_VALIDATION_CLIPS))
-        captions = [self.held_out.caption(number, rng) for number in numbers]
-        inputs = self._inputs(self.held_out_posteriors, numbers, captions)
-        inputs = {name: value.to(device) for name, value in inputs.items()}
-        generator = torch.Generator(device).manual_seed(_VALIDATION_SEED)
-        loss = self.module(inputs, generator)["loss"].mean().item()
-
-        prompts = captions[: self.config.validation_prompts]
-        data = self.config.data
-        pipeline = self.pipeline()
-        pipeline.set_progress_bar_config(disable=True)
-        videos = pipeline(
-            prompts,
-            height=data.height,
-            width=data.width,
-            num_frames=data.num_frames,
-            frame_rate=data.frame_rate,
-            generator=[torch.Generator().manual_seed(index) for index in range(len(prompts))],
-            output_type="np",
-        ).frames
-        videos = [(video * 255).round().astype(np.uint8) for video in videos]
-        contact_sheet(videos, prompts, path=folder / "videos.png")
-        for index, video in enumerate(videos):
-            write_video(folder / f"{index:02d}.mp4", video, data.frame_rate, {"prompt": prompts[index]})
-        return {"held_out_loss": loss}
+        """Loss on held-out clips at fixed draws; videos of the validation's prompts, and a sheet of them."""
+        figures = {} if self.held_out is None else {"held_out_loss": self._held_out_loss()}
+        # Those of the finished model are made once, for its card and its last validation.
+        videos = self._finished if self._finished is not None else self._make_videos()
+        self.videos.write(videos, folder)
+        return figures
 
     def finish(self) -> None:
-        """Nothing is left to measure."""
+        """Make the samples of a finished LoRA's card."""
+        if self.config.adapter is not None:
+            self._finished = self._make_videos()
 
     def export(self, folder: Path) -> None:
-        """Save the pipeline."""
+        """Save the pipeline; of a LoRA its files, for Diffusers and ComfyUI, with samples and facts for its card."""
         dtype = getattr(torch, self.config.export_dtype)
-        pipeline = self.pipeline()
+        if self.config.adapter is not None:
+            remarks = {"trigger": self.config.caption_prefix} if self.config.caption_prefix else {}
+            write_trained_lora(self.module.transformer, folder, dtype, remarks)
+            if self._finished:
+                (folder / "samples").mkdir()
+                self.videos.write_files(self._finished, folder / "samples")
+            write_card_facts(folder, self.config, self.videos, self.repository)
+            return
         parts = {
             name: copy.deepcopy(part).to(dtype) if isinstance(part, torch.nn.Module) else part
-            for name, part in pipeline.components.items()
+            for name, part in self.pipeline().components.items()
         }
         LTXPipeline(**parts).save_pretrained(folder)
 
     def pipeline(self) -> LTXPipeline:
         """The models under training as a pipeline."""
+        encoder = self.module.text_encoder
+        if encoder is None and isinstance(self.texts, FrozenTexts):
+            encoder = self.texts.text_encoder
         return LTXPipeline(
             scheduler=self.scheduler,
             vae=self.vae,
-            text_encoder=self.module.text_encoder,
+            text_encoder=encoder,
             tokenizer=self.tokenizer,
             transformer=self.module.transformer,
         )
 
-    def _viewed(self, view: View) -> tuple[torch.Tensor, torch.Tensor]:
-        """Posteriors of a view of the training clips."""
-        config = self.config
-        return cached_posteriors(
-            self.vae, self.clips, config.cached_clips, Path(config.output) / "cache", view
-        )
-
-    def _inputs(
-        self, posteriors: tuple[torch.Tensor, torch.Tensor], numbers: list[int], captions: list[str]
-    ) -> dict[str, torch.Tensor]:
-        mean, deviation = posteriors
-        text = self.tokenizer(
-            captions, padding=True, truncation=True, max_length=self.config.text_length, return_tensors="pt"
-        )
-        return {
-            "mean": mean[numbers],
-            "deviation": deviation[numbers],
-            "input_ids": text.input_ids,
-            "text_mask": text.attention_mask,
+    def _make_videos(self) -> list[np.ndarray]:
+        home = self.vae.device
+        parts = {
+            "scheduler": copy.deepcopy(self.scheduler),
+            "vae": self.vae.to(self.module.transformer.device),
+            "text_encoder": self.module.text_encoder,
+            "tokenizer": None if self.module.text_encoder is None else self.tokenizer,
+            "transformer": self.module.transformer,
         }
+        try:
+            return self.videos.make(parts, self.texts)
+        finally:
+            self.vae.to(home)
 
-    def _share(self, step: int, rank: int, world_size: int) -> tuple[list[int], np.random.Generator]:
-        """The numbers of the clips that a rank takes at a step, and the generator of their wordings."""
-        size = share_of_batch(self.config.batch_size, world_size)
-        numbers = np.random.default_rng([self.config.seed, step]).integers(
-            self.config.cached_clips, size=self.config.batch_size
+    def _held_out_loss(self) -> float:
+        """Mean loss of held-out samples, drawn alike each time, some at a time."""
+        device = self.module.transformer.device
+        plan = TransformerPlan(self.held_out, self.config.model_copy(update={"buckets": ()}), self.ratios)
+        collator = Collator(self.held_out, plan, self.config, self.ratios)
+        total = count = 0.0
+        rng = np.random.default_rng(_VALIDATION_SEED)
+        for bucket, size in enumerate(plan.sizes):
+            numbers = self.held_out.buckets[size][: self.config.validation_clips]
+            levels = self.noise_levels(_VALIDATION_STEP + bucket, [plan.tokens[bucket]] * len(numbers))
+            for start in range(0, len(numbers), self.config.batch_size):
+                chosen = numbers[start : start + self.config.batch_size]
+                picks = [
+                    Pick(number, bucket, index, _VALIDATION_STEP + int(count) + index)
+                    for index, number in enumerate(chosen)
+                ]
+                samples = [self.held_out[number] for number in chosen]
+                captions = [self.held_out.caption(number, rng) for number in chosen]
+                groups = collator.groups(picks, samples, None, True, drawn_regions=False)
+                batch = {
+                    "groups": tuple(_to(group, device) for group in groups),
+                    "sigma": levels[start : start + len(chosen)],
+                    "weight": torch.ones(len(chosen)),
+                    "bucket": torch.zeros(len(chosen)),
+                    "keep": None,
+                    "step": _VALIDATION_STEP,
+                    **self._text([self.config.caption_prefix + text for text in captions], samples),
+                }
+                total += float(self.module(_to(batch, device))["loss"].sum())
+                count += len(chosen)
+        return total / max(1, count)
+
+    def _caption(self, step: int, pick: Pick) -> str:
+        """The wording of a sample at a step: with the prefix, or empty where it is dropped."""
+        rng = self.plan.wording(step, pick)
+        if rng.random() < self.config.caption_dropout:
+            return ""
+        return self.config.caption_prefix + self.source.caption(pick.number, rng)
+
+    def _text(self, captions: Sequence[str], samples: Sequence[LatentSample]) -> dict[str, torch.Tensor]:
+        """What a batch brings of its texts: their numbers for an encoder that is trained along, else features."""
+        if self.texts is None:
+            text = self.tokenizer(
+                list(captions),
+                padding=True,
+                truncation=True,
+                max_length=self.config.text_length,
+                return_tensors="pt",
+            )
+            return {"input_ids": text.input_ids, "text_mask": text.attention_mask}
+        if isinstance(self.texts, StoredTexts):
+            features = [
+                self.texts.of([""])[0] if caption == "" else sample.text_embeds[sample.text_mask]
+                for caption, sample in zip(captions, samples, strict=True)
+            ]
+        else:
+            features = self.texts.of(captions)
+        text = padded(features)
+        return {"text_embeds": text.embeds.float(), "text_mask": text.mask}
+
+
+def _first_captions(clips: ClipReader, count: int) -> list[str]:
+    """Captions of the first clips of a set."""
+    rng = np.random.default_rng(_VALIDATION_SEED)
+    return [clips.caption(number, rng) for number in range(count)]
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    """Tensors of a batch on a device."""
+    from accelerate.utils import send_to_device
+
+    return send_to_device(batch, device)
+
+
+def _size_of(config: TransformerTrainConfig) -> VideoSize:
+    return VideoSize(config.data.num_frames, config.data.height, config.data.width)
+
+
+def _check_latents(stored: LatentStore, config: TransformerTrainConfig) -> None:
+    """Raise `InputError` for what latents alone don't allow."""
+    if config.conditions.needs_pixels:
+        raise InputError(
+            "config key 'conditions': clips and regions are encoded by themselves, which takes pixels",
+            got="source: latents",
+            fix="leave out conditions.clips and conditions.region, or take source: on-the-fly",
         )
-        share = numbers[rank * size : (rank + 1) * size]
-        # From 1 on: numpy ignores zeros at the end of a seed, and rank 0 would draw the clips' numbers again.
-        return share.tolist(), np.random.default_rng([self.config.seed, step, 1 + rank])
+    if config.caption_prefix and stored.has_text and not config.trains_text_encoder:
+        raise InputError(
+            "config key 'caption_prefix': the texts of these latents are encoded already",
+            fix="give --caption-prefix to `ltx-diffusers precompute`",
+        )
+    check_sizes(stored, [bucket.size for bucket in config.buckets])
 
 
 def _check_clips(config: TransformerTrainConfig) -> None:
-    """Raise `InputError` for a clip that can't be given."""
-    for clip in config.conditions.clips:
-        if clip.frame + clip.frames > config.data.num_frames:
+    """Raise `InputError` for a clip that can't be given at all."""
+    lengths = [bucket.num_frames for bucket in config.buckets] or [config.data.num_frames]
+    for clip in config.conditions.clips if config.latents is None else ():
+        if all(clip.begin(length) is None for length in lengths):
+            begin = clip.frame if clip.frame > 0 else f"{clip.frame} from the end"
             raise InputError(
-                "config key 'conditions.clips': a clip reaches beyond the video",
-                got=f"frames {clip.frame} to {clip.frame + clip.frames - 1}",
-                expected=f"frames up to {config.data.num_frames - 1}",
+                "config key 'conditions.clips': a clip reaches beyond the video, or begins inside a latent",
+                got=f"{clip.frames} frames from {begin}",
+                expected=f"within frames 1 to {max(lengths) - 1}, and from a multiple of 8 if more than one",
             )

@@ -1,0 +1,215 @@
+"""Where a transformer's training gets its samples from: latents by number, in buckets of one size each.
+
+| source | latents | good for |
+|---|---|---|
+| `EncodedClips` | of a data reader's first clips, encoded at the start of the run and kept | sets that fit in memory |
+| `OnTheFly` | of a data reader's clips, encoded when their step comes | endless sets, every condition |
+| `latent_store.LatentStore` | written beforehand by `ltx-diffusers precompute` | large models, many processes |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ..data.clips import ClipReader
+from ..errors import InputError
+from ..geometry import VideoSize
+from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+from .latent_cache import View, cached_posteriors, encode_posterior
+from .samples import LatentSample
+
+ENDLESS = 2**40
+"""As many numbers has a source whose clips never end."""
+
+
+class SampleSource(Protocol):
+    """Samples by number. The same number gives the same sample, in every process.
+
+    Attributes:
+        buckets: The numbers of the samples of each size; sizes in frames and pixels.
+    """
+
+    buckets: dict[VideoSize, Sequence[int]]
+
+    def __getitem__(self, number: int) -> LatentSample:
+        """The sample of a number."""
+
+    def describe(self, number: int) -> str:
+        """Words that identify a sample, for messages."""
+
+    def caption(self, number: int, rng: np.random.Generator) -> str:
+        """A wording of what a sample shows, drawn anew."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A normalised posterior of one clip, or of a view of it.
+
+    Attributes:
+        mean: (C, F', H', W').
+        deviation: (C or 1, F', H', W').
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+
+class SeesPixels(Protocol):
+    """A source that can also encode a part of a clip by itself: a keyframe, a clip with a gray box."""
+
+    def clip_number(self, number: int) -> int:
+        """The number that a sample's clip has in its reader, by which views know it."""
+
+    def view(self, number: int, view: View) -> Posterior:
+        """The posterior of a view of a sample's clip."""
+
+
+class EncodedClips:
+    """The first clips of a data reader, in one or several sizes, encoded once and kept on disk.
+
+    Args:
+        vae: Encodes them.
+        clips: The reader.
+        sizes: Sizes in frames and pixels.
+        count: Clips of each size.
+        folder: Where the latents are kept.
+        views: What else is encoded of the clips of a size.
+        frame_rate: Of the clips.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKLLTX,
+        clips: ClipReader,
+        sizes: Sequence[VideoSize],
+        count: int,
+        folder: Path,
+        frame_rate: float,
+        views: Callable[[VideoSize], Sequence[View]] = lambda size: (),
+    ) -> None:
+        self.count = count
+        self.sizes = list(sizes)
+        self.frame_rate = frame_rate
+        self.clips = [clips.with_size(*size) for size in sizes]
+        self.buckets: dict[VideoSize, Sequence[int]] = {
+            size: range(index * count, (index + 1) * count) for index, size in enumerate(self.sizes)
+        }
+        self._posteriors = [cached_posteriors(vae, reader, count, folder) for reader in self.clips]
+        self._views = [
+            {view: cached_posteriors(vae, reader, count, folder, view) for view in views(size)}
+            for reader, size in zip(self.clips, self.sizes, strict=True)
+        ]
+
+    def __getitem__(self, number: int) -> LatentSample:
+        bucket, index = divmod(number, self.count)
+        mean, deviation = self._posteriors[bucket]
+        return LatentSample(
+            mean=mean[index],
+            deviation=deviation[index],
+            frame_rate=self.frame_rate,
+            name=self.describe(number),
+        )
+
+    def describe(self, number: int) -> str:
+        """Words that identify a sample."""
+        bucket, index = divmod(number, self.count)
+        return self.clips[bucket].name(index)
+
+    def caption(self, number: int, rng: np.random.Generator) -> str:
+        """A wording of a clip."""
+        bucket, index = divmod(number, self.count)
+        return self.clips[bucket].caption(index, rng)
+
+    def clip_number(self, number: int) -> int:
+        """The number that a sample's clip has in its reader."""
+        return number % self.count
+
+    def view(self, number: int, view: View) -> Posterior:
+        """The posterior of a view; one of those that were encoded."""
+        bucket, index = divmod(number, self.count)
+        mean, deviation = self._views[bucket][view]
+        return Posterior(mean[index], deviation[index])
+
+
+class OnTheFly:
+    """The clips of a data reader, encoded when they are asked for. The reader decides how often a file comes back.
+
+    Args:
+        vae: Encodes them.
+        clips: The reader.
+        sizes: Sizes in frames and pixels.
+        frame_rate: Of clips that tell none.
+    """
+
+    def __init__(
+        self, vae: AutoencoderKLLTX, clips: ClipReader, sizes: Sequence[VideoSize], frame_rate: float
+    ) -> None:
+        self.vae = vae
+        self.frame_rate = frame_rate
+        self.clips = [clips.with_size(*size) for size in sizes]
+        # Numbers of the sizes lie interleaved, so that a step's number of a clip means the same in all of them.
+        count = len(self.clips)
+        self.buckets: dict[VideoSize, Sequence[int]] = {
+            size: range(index, ENDLESS, count) for index, size in enumerate(sizes)
+        }
+
+    def __getitem__(self, number: int) -> LatentSample:
+        reader, index = self._clip(number)
+        clip = reader[index]
+        posterior = self._encode(clip.frames)
+        return LatentSample(
+            mean=posterior.mean,
+            deviation=posterior.deviation,
+            frame_rate=clip.frame_rate or self.frame_rate,
+            caption=clip.caption,
+            name=clip.name,
+        )
+
+    def describe(self, number: int) -> str:
+        """Words that identify a sample."""
+        reader, index = self._clip(number)
+        return reader.name(index)
+
+    def caption(self, number: int, rng: np.random.Generator) -> str:
+        """A wording of a clip."""
+        reader, index = self._clip(number)
+        return reader.caption(index, rng)
+
+    def clip_number(self, number: int) -> int:
+        """The number that a sample's clip has in its reader."""
+        return number // len(self.clips)
+
+    def view(self, number: int, view: View) -> Posterior:
+        """The posterior of a view."""
+        reader, index = self._clip(number)
+        return self._encode(view(index, reader[index].frames))
+
+    def _clip(self, number: int) -> tuple[ClipReader, int]:
+        index, bucket = divmod(number, len(self.clips))
+        return self.clips[bucket], index
+
+    def _encode(self, frames: np.ndarray) -> Posterior:
+        mean, deviation = encode_posterior(self.vae, frames[None])
+        return Posterior(mean[0], deviation[0])
+
+
+def check_sizes(source: Any, sizes: Sequence[VideoSize]) -> None:
+    """Check that a source has samples of all these sizes.
+
+    Raises:
+        InputError: If it has none of one of them.
+    """
+    missing = [size for size in sizes if size not in source.buckets]
+    if missing:
+        known = ", ".join("x".join(map(str, size)) for size in source.buckets)
+        raise InputError(
+            "config key 'buckets': the latents have no sample of this size (frames x height x width)",
+            got="x".join(map(str, missing[0])),
+            expected=f"one of {known}",
+        )

@@ -1,0 +1,207 @@
+"""One training pass of the transformer: from latents to losses, for samples of one or of several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..denoising.state import at_noise_level, from_noise, token_levels, velocity_target
+from ..denoising.velocity import TextFeatures
+from ..errors import InputError
+from ..functional.coordinates import Placement
+from ..functional.draws import Draws
+from ..geometry import CompressionRatios
+from ..models.transformers.transformer_ltx import LTXTransformer3DModel
+from ..objectives import objectives
+from ..objectives.flow_matching import FlowPass
+from .conditioning import GivenClip, GivenReference, GivenRegion, with_drawn_conditions
+from .loss_bins import noise_level_bins
+from .loss_weighting import build_loss_weighting
+from .token_dropping import kept_positions
+from .transformer_config import TransformerTrainConfig
+
+
+@dataclass(frozen=True)
+class TrainingTokens:
+    """Tokens of samples as the transformer gets them in training, with what it is to predict.
+
+    Attributes:
+        tokens: Noised latents (B, L, C).
+        levels: Noise level of each token (B, L).
+        coords: Seconds and pixels (B, 3, L).
+        target: The velocity (B, L, C).
+        counts: Which tokens count in the loss (B, L), bool: those that aren't given.
+        rows: Places of the samples in their batch.
+    """
+
+    tokens: Tensor
+    levels: Tensor
+    coords: Tensor
+    target: Tensor
+    counts: Tensor
+    rows: tuple[int, ...]
+
+    def at(self, positions: Tensor) -> TrainingTokens:
+        """The tokens at some positions (B, K) only, each as it was."""
+        channels = positions[..., None].expand(-1, -1, self.tokens.shape[2])
+        return replace(
+            self,
+            tokens=self.tokens.gather(1, channels),
+            levels=self.levels.gather(1, positions),
+            coords=self.coords.gather(2, positions[:, None].expand(-1, 3, -1)),
+            target=self.target.gather(1, channels),
+            counts=self.counts.gather(1, positions),
+        )
+
+
+class TransformerTrainingModule(torch.nn.Module):
+    """Transformer, objective and, if it is trained along, text encoder: one call is one training pass.
+
+    Args:
+        transformer: The model to train, or with the adapter to train.
+        text_encoder: Trained along; None if batches bring features of their texts.
+        config: Settings of the run.
+        ratios: Compression of the VAE, for coordinates.
+
+    Raises:
+        InputError: If the config's objective isn't one of a transformer, or its weighting can't be built.
+    """
+
+    def __init__(
+        self,
+        transformer: LTXTransformer3DModel,
+        text_encoder: torch.nn.Module | None,
+        config: TransformerTrainConfig,
+        ratios: CompressionRatios,
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.text_encoder = text_encoder
+        self.config = config
+        self.ratios = ratios
+        self.weighting = build_loss_weighting(config.weighting.name, **config.weighting.options)
+        self.objective = objectives.get(config.objective)()
+        if self.objective.inputs is not FlowPass:
+            raise InputError(f"the objective {config.objective!r} is not one of a transformer")
+
+    def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Losses (B,) of a batch.
+
+        Args:
+            batch: `groups`, one for each size of samples (see `noised_tokens`), and for all samples in their order:
+                noise level `sigma` (B,), loss weight `weight` (B,), number of the size `bucket` (B,), the text as
+                `input_ids` or `text_embeds` with `text_mask`; `keep`, how many tokens of its video each sample keeps,
+                or None for all; `step`.
+            generator: Not used: every draw follows from the run's seed and the sample's number.
+        """
+        text = self._text(batch)
+        tokens = [self.noised_tokens(group, batch["sigma"], batch) for group in batch["groups"]]
+        losses = {}
+        for together in _by_length(tokens):
+            predicted = self.predict(together, text)
+            record = FlowPass(predicted.float(), together.target, together.counts)
+            losses |= dict(zip(together.rows, self.objective(record), strict=True))
+        error = torch.stack([losses[row] for row in range(len(batch["sigma"]))])
+        weight = self.weighting(batch["sigma"]) * batch["weight"]
+        return {
+            "loss": error * weight,
+            "bin/timestep": noise_level_bins(batch["sigma"]),
+            "bin/bucket": batch["bucket"],
+        }
+
+    def noised_tokens(self, group: dict[str, Any], sigma: Tensor, batch: dict[str, Any]) -> TrainingTokens:
+        """The tokens of samples of one size: noise, conditions and noise levels as in sampling, some left out.
+
+        Args:
+            group: Posteriors `mean` (b, C, F, H, W) and `deviation`, `frame_rate` (b,), the samples' `numbers` in the
+                run and their `rows` in the batch. In a step with a clip that is given, `clip_mean`, `clip_deviation`
+                and its first frame `clip_frame`; where regions are given, `region_mean`, `region_deviation` and
+                `region_keep` (b, F, H, W); with masks of the samples' own `made_anew` (b, F, H, W); with references
+                `references`, each (b, C, f, h, w), and `reference_scale`.
+            sigma: Noise level of all samples of the batch (B,).
+            batch: The batch, for `step` and `keep`.
+        """
+        device = group["mean"].device
+        draws = Draws.of_samples(self.config.seed, batch["step"], group["numbers"], device)
+        latents = _drawn(group, "", draws)
+        placement = Placement(
+            group["frame_rate"], bool(self.transformer.config.causal_temporal_positioning), self.ratios
+        )
+        state = from_noise(draws.normal(latents.shape[1:]), placement, clean=latents)
+        clip = region = None
+        if "clip_mean" in group:
+            clip = GivenClip(_drawn(group, "clip_", draws), group["clip_frame"])
+        if "region_mean" in group:
+            region = GivenRegion(_drawn(group, "region_", draws), group["region_keep"])
+        references = [
+            GivenReference(latents, group["reference_scale"]) for latents in group.get("references", ())
+        ]
+        state = with_drawn_conditions(
+            state,
+            latents,
+            self.config.conditions,
+            draws,
+            clip,
+            region,
+            made_anew=group.get("made_anew"),
+            references=references,
+        )
+        rows = list(group["rows"])
+        noised = at_noise_level(state, sigma[rows], draws.samples)
+        # Extra tokens have no noise of their own before; nothing is learnt on them.
+        tokens = TrainingTokens(
+            tokens=noised.tokens,
+            levels=token_levels(state, sigma[rows]),
+            coords=state.coords,
+            target=velocity_target(state),
+            counts=state.strength == 0,
+            rows=tuple(rows),
+        )
+        keep = batch["keep"]
+        if keep is None or keep >= state.num_target:
+            return tokens
+        return tokens.at(kept_positions(state.num_target, state.num_extra, keep, draws))
+
+    def predict(self, tokens: TrainingTokens, text: TextFeatures) -> Tensor:
+        """Predicted velocity (b, L, C) of some of the batch's samples, by texts of the whole batch."""
+        rows = list(tokens.rows)
+        return self.transformer(
+            tokens.tokens,
+            encoder_hidden_states=text.embeds[rows],
+            timestep=tokens.levels * self.transformer.config.timestep_scale_multiplier,
+            encoder_attention_mask=text.mask[rows],
+            video_coords=tokens.coords,
+            return_dict=False,
+        )[0]
+
+    def _text(self, batch: dict[str, Any]) -> TextFeatures:
+        mask = batch["text_mask"]
+        if self.text_encoder is None:
+            return TextFeatures(batch["text_embeds"], mask)
+        return TextFeatures(self.text_encoder(input_ids=batch["input_ids"], attention_mask=mask)[0], mask)
+
+
+def _drawn(group: dict[str, Any], prefix: str, draws: Draws) -> Tensor:
+    """Latents drawn from a posterior."""
+    mean = group[f"{prefix}mean"]
+    return mean + group[f"{prefix}deviation"] * draws.normal(mean.shape[1:])
+
+
+def _by_length(tokens: Sequence[TrainingTokens]) -> list[TrainingTokens]:
+    """Samples with equally many tokens put together: each is one call of the transformer."""
+    lengths: dict[int, list[TrainingTokens]] = {}
+    for some in tokens:
+        lengths.setdefault(some.tokens.shape[1], []).append(some)
+    return [_joined(group) for group in lengths.values()]
+
+
+def _joined(group: Sequence[TrainingTokens]) -> TrainingTokens:
+    if len(group) == 1:
+        return group[0]
+    names = ("tokens", "levels", "coords", "target", "counts")
+    joined = {name: torch.cat([getattr(each, name) for each in group]) for name in names}
+    return TrainingTokens(**joined, rows=tuple(row for each in group for row in each.rows))
