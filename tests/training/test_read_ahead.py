@@ -31,6 +31,15 @@ def test_the_next_batch_is_read_while_the_first_is_used() -> None:
     assert second.wait(10)
 
 
+def test_a_step_in_several_shares_reads_each_once() -> None:
+    asked = []
+    ahead = ReadAhead(lambda *key: asked.append(key) or key, 2, 6)
+    for step in range(6):
+        for share in range(3):
+            assert ahead(step, share, 3) == (step, share, 3)
+    assert sorted(asked) == [(step, share, 3) for step in range(6) for share in range(3)]
+
+
 def test_an_error_comes_up_at_its_own_step() -> None:
     def read(step: int, rank: int, world_size: int) -> int:
         if step == 2:

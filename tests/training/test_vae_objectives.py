@@ -1,77 +1,15 @@
-"""Training a VAE by every objective: chosen by config, resumed to the last bit, the same on two processes."""
+"""Training a VAE by every objective: chosen by config, resumed to the last bit."""
 
 import copy
-import os
-import socket
 
 import pytest
 import torch
-from helpers.tiny_runs import TINY_VAE, vae_run
-from torch import multiprocessing
+from helpers.tiny_runs import TINY_VAE
+from helpers.vae_runs import BUCKETS, EVERYTHING, GAN, config_of, same, state_of, steps, trainer
 
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.objectives.vae_objective import VAEObjective
-from ltx_diffusers.training.config import parse_config
-from ltx_diffusers.training.loop import Trainer
-from ltx_diffusers.training.processes import join_processes
-from ltx_diffusers.training.vae import VAETask, VAETrainConfig
-
-SMALL_3D = {"name": "patch-3d", "options": {"channels": 4, "num_layers": 2}}
-SMALL_2D = {"name": "patch-2d", "options": {"channels": 4, "num_layers": 2}}
-GAN = {
-    "weight": 0.1,
-    "start_step": 2,
-    "options": {"discriminators": [SMALL_3D, SMALL_2D], "r1": 0.1, "lecam": 0.1},
-}
-EVERYTHING = {
-    "l1": 1.0,
-    "l2": 1.0,
-    "kl": {"weight": 1e-3, "options": {"reduction": "pixels"}},
-    "wavelet": {"weight": 0.5, "options": {"band_weights": {"HHH": 2.0}}},
-    "random-features": {"weight": 0.1, "options": {"channels": [4, 4]}},
-    "reconstruction-gan": GAN,
-    "ordinary": GAN | {"name": "gan", "balance": {"kind": "constant"}, "start_step": 3},
-    "local-correlation": 0.002,
-    "latent-masking": {"options": {"ratios": [0.0, 0.5], "probabilities": [0.5, 0.5]}},
-}
-BUCKETS = [{"num_frames": 1, "batch_size": 4}, {"num_frames": 17, "batch_size": 2, "share": 2.0}]
-
-
-def config_of(folder, **changes):
-    settings = {
-        "objectives": EVERYTHING,
-        "learned_scale": True,
-        "data": {"height": 64, "width": 64, "num_frames": 17},
-        "stages": [{"steps": 8, "buckets": BUCKETS}],
-        "discriminator": {"start_step": 1, "optimizer": {"name": "adamw", "learning_rate": 0.01}},
-    }
-    return parse_config(VAETrainConfig, vae_run(folder, **(settings | changes)))
-
-
-def trainer(folder, *, resume=False, **changes):
-    config = config_of(folder, **changes)
-    return Trainer(VAETask(config), config, resume=resume)
-
-
-def steps(run, count):
-    figures = []
-    for _ in range(count):
-        figures.append(run.train_step())
-        run.step += 1
-    return figures
-
-
-def state_of(run):
-    sides = (run.task.module, run.adversary.module)
-    return [copy.deepcopy(side.state_dict()) for side in sides]
-
-
-def same(first, second):
-    return all(
-        torch.equal(value, second[index][name])
-        for index, side in enumerate(first)
-        for name, value in side.items()
-    )
+from ltx_diffusers.training.vae import VAETask
 
 
 def test_every_objective_at_once_resumed_equals_unbroken_bit_for_bit(tmp_path):
@@ -227,80 +165,3 @@ def test_checkpointing_changes_memory_only(tmp_path):
 def test_what_cannot_work_is_refused_before_training(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         VAETask(config_of(tmp_path, **changes))
-
-
-def _on_process(rank, world_size, port, folder, settings, results):
-    from accelerate.state import AcceleratorState
-
-    torch.set_num_threads(1)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    run = trainer(folder, **settings)
-    assert join_processes().num_processes == world_size
-    figures = steps(run, 2)
-    weights = [
-        torch.cat([p.detach().flatten() for p in side.parameters()])
-        for side in (run.task.module, run.adversary.module)
-    ]
-    results.put((rank, figures, [weight.numpy() for weight in weights]))
-    run.accelerator.wait_for_everyone()
-    if world_size > 1:
-        torch.distributed.destroy_process_group()
-
-
-def run_on(world_size, folder, settings):
-    """Steps on several processes: their figures and weights, in the order of their ranks."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")  # they find everything imported
-    results = context.Queue()
-    processes = [
-        context.Process(
-            target=_on_process, args=(rank, world_size, port, folder, settings, results), daemon=True
-        )
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
-    found = sorted((results.get(timeout=60) for _ in processes), key=lambda result: result[0])
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    return found
-
-
-def test_two_processes_take_the_step_that_one_takes(tmp_path):
-    """1 process with 4 clips, 2 with 2 each: all draws of both sides of the game belong to the clips."""
-    settings = {
-        "model": TINY_VAE | {"decoder_inject_noise": [True] * 4},
-        "objectives": {
-            "l1": 1.0,
-            "wavelet": 0.5,
-            "kl": 1e-3,
-            "gan": GAN | {"start_step": 0},
-            "reconstruction-gan": GAN | {"start_step": 0},
-            "latent-masking": {"options": {"ratios": [0.5], "probabilities": [1.0]}},
-            "local-correlation": {"weight": 0.1, "options": {"scope": "sample"}},
-        },
-        "optimizer": {"name": "adamw", "learning_rate": 1e-3, "warmup_steps": 0},
-        "discriminator": {"optimizer": {"name": "adamw", "learning_rate": 1e-3, "warmup_steps": 0}},
-        "stages": [{"steps": 2, "num_frames": 17, "batch_size": 4}],
-        "learned_scale": True,
-    }
-    ((_, alone, weights),) = run_on(1, tmp_path / "one", settings)
-    together = run_on(2, tmp_path / "two", settings)
-    for _, figures, shared in together:
-        for step, tolerance in enumerate((1e-3, 2e-2)):
-            assert figures[step].keys() == alone[step].keys()
-            for name, value in alone[step].items():
-                assert figures[step][name] == pytest.approx(value, rel=tolerance, abs=1e-4), (step, name)
-        for ours, theirs in zip(shared, weights, strict=True):
-            # Not the largest difference: AdamW's first step is the sign of a gradient, be it 0 but for rounding.
-            assert abs(ours - theirs).mean() < 1e-5

@@ -36,8 +36,9 @@ class ReadAhead:
         following = [
             (later, rank, world_size) for later in range(step, min(step + self.steps + 1, self.total_steps))
         ]
-        for key in [key for key in self._coming if key not in following]:  # the run went elsewhere
-            self._coming.pop(key).cancel()
+        for key in list(self._coming):  # of a process's other shares, those of these steps are still wanted
+            if not step <= key[0] <= step + self.steps:
+                self._coming.pop(key).cancel()
         for key in following:
             if key not in self._coming:
                 self._coming[key] = self._pool.submit(self.read, *key)
