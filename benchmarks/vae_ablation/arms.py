@@ -15,8 +15,8 @@ _WAVELET = {"l2": 1.0, "wavelet": 0.25, "kl": 0.0003}
 def _adversary() -> dict[str, Any]:
     """The same for both games, so that only what the discriminator is shown differs."""
     return {
-        "weight": 0.05,
-        "start_step": 600,
+        "weight": 0.5,
+        "start_step": 450,
         "balance": {"kind": "adaptive"},
         "options": {
             "loss": "hinge",

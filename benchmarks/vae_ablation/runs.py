@@ -13,10 +13,11 @@ from ltx_diffusers.training.loop import Trainer
 from ltx_diffusers.training.vae import VAETask, VAETrainConfig
 
 from .arms import BASE, overrides
+from .generation import train_and_judge
 from .measuring import NUM_CLIPS, measure_vae
 from .real_clips import make_real_clips
 
-REPORT = "report.json"
+REPORT, GENERATION = "report.json", "generation.json"
 
 
 def run_folder(output: Path, world: str, arm: str, seed: int) -> Path:
@@ -50,6 +51,19 @@ def train_and_measure(
                     _run(load_config(VAETrainConfig, BASE, settings), folder)
 
 
+def generate_with_each(
+    output: Path, arms: Sequence[str], seeds: Sequence[int], extra: Sequence[str] = ()
+) -> None:
+    """Train the same transformer on the latents of every finished arm on shapes, and judge its videos."""
+    for seed in seeds:
+        for arm in arms:
+            folder = run_folder(output, "shapes", arm, seed)
+            if not (folder / GENERATION).exists():
+                print(f"transformer on {arm}, seed {seed}", flush=True)
+                report = train_and_judge(folder / "model", folder / "transformer", seed, list(extra))
+                write_json(folder / GENERATION, report)
+
+
 def _run(config: VAETrainConfig, folder: Path) -> None:
     if not (folder / "model").exists():
         resume = any((folder / "checkpoints").glob("step-????????"))
@@ -60,8 +74,8 @@ def _run(config: VAETrainConfig, folder: Path) -> None:
     write_json(folder / REPORT, report)
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: dict[str, Any], indent: int | None = None) -> None:
     """Write a file whole or not at all."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values))
+    partial.write_text(json.dumps(values, indent=indent))
     partial.replace(path)

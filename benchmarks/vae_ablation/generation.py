@@ -1,0 +1,56 @@
+"""The same small transformer trained on each latent space: its loss curve, and what the judge sees in its videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ltx_diffusers import LTXPipeline
+from ltx_diffusers.evaluation.shapes import evaluate_shapes
+from ltx_diffusers.geometry import VideoSize
+from ltx_diffusers.training.config import load_config
+from ltx_diffusers.training.loop import Trainer
+from ltx_diffusers.training.transformer import TransformerTask, TransformerTrainConfig
+
+from .arms import HERE
+
+CONFIG = HERE / "transformer.yaml"
+NUM_PROMPTS = 60
+
+
+def train_and_judge(vae: Path, folder: Path, seed: int, extra: list[str]) -> dict[str, Any]:
+    """Train the transformer on a VAE's latents and let the judge look at videos of held-out prompts.
+
+    Args:
+        vae: Folder of the VAE.
+        folder: Of the run.
+        seed: Of weights, batches and draws.
+        extra: Further overrides of the config.
+
+    Returns:
+        `curve`: steps and training losses; `judge`: share of the videos that are right, by property.
+    """
+    config = load_config(
+        TransformerTrainConfig, CONFIG, [f"vae={vae}", f"output={folder}", f"seed={seed}", *extra]
+    )
+    if not (folder / "model").exists():
+        resume = any((folder / "checkpoints").glob("step-????????"))
+        Trainer(TransformerTask(config), config, resume=resume).train()
+    pipeline = LTXPipeline.from_pretrained(folder / "model", dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    size = VideoSize(config.data.num_frames, config.data.height, config.data.width)
+    report = evaluate_shapes(pipeline, num_prompts=NUM_PROMPTS, parts=("text-to-video",), size=size)
+    return {
+        "curve": _losses(folder / "logs"),
+        "judge": {figure["name"]: figure["value"] for figure in report["figures"]},
+    }
+
+
+def _losses(logs: Path) -> list[tuple[int, float]]:
+    """Steps and losses of a run, from its TensorBoard log."""
+    events = EventAccumulator(str(logs))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars("train/loss")]
