@@ -1,22 +1,25 @@
-"""`ltx-diffusers data pack|check|preview`: sets of pictures and videos packed, checked and looked at."""
+"""`ltx-diffusers data check|filter|pack|preview`: sets of pictures and videos checked, chosen, packed, looked at."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .data_filter import command as filter_command
+from .data_filter import report_scenes
+from .progress_bars import progress
+
 if TYPE_CHECKING:
     from ..data.checking import SetReport
     from ..data.clips import ClipReader
 
-app = typer.Typer(help="Pack, check and look at sets of pictures and videos.", no_args_is_help=True)
+app = typer.Typer(help="Check, filter, pack and look at sets of pictures and videos.", no_args_is_help=True)
 
 _SHOWN = 20
 _EXIT_PROBLEMS = 1
@@ -33,23 +36,35 @@ def check_command(
     quick: Annotated[
         bool, typer.Option("--quick", help="Read videos' headers only, instead of decoding every frame.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read.")] = 1,
+    report_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            help="Also find and measure scenes: a folder for report.txt, report.json and scores.png.",
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read, or processes that measure.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
 ) -> None:
     """Say what a set holds and what is wrong with it. The exit code is 1 if anything is."""
     from ..data.checking import check_set
     from ..data.media_sets import find_entries
+    from .report_files import check_folder
 
+    if report_folder is not None:
+        check_folder(report_folder)
     entries, problems = find_entries(source)
-    with _progress("checking", len(entries)) as advance:
+    with progress("checking", len(entries)) as advance:
         report = check_set(entries, problems, quick=quick, workers=workers, advance=advance)
-    if as_json:
-        typer.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=2))
-    else:
-        for line in _described(report):
-            typer.echo(line)
+    lines = list(_described(report))
+    if report_folder is not None:
+        lines += report_scenes(report_folder, entries, lines, report.to_json(), workers)
+    typer.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=2) if as_json else "\n".join(lines))
     if not report.is_clean:
         raise typer.Exit(_EXIT_PROBLEMS)
+
+
+app.command("filter")(filter_command)
 
 
 @app.command("pack")
@@ -74,7 +89,7 @@ def pack_command(
     max_bytes = _parse_bytes(size)
     entries, problems = find_entries(source)
     plan = plan_shards(entries, samples=samples, max_bytes=max_bytes, seed=None if keep_order else seed)
-    with _progress("packing", len(entries)) as advance:
+    with progress("packing", len(entries)) as advance:
         report = pack(plan, target, resume=resume, advance=advance)
     problems = [*problems, *report.left_out]
     for line in _listed("left out or unreadable", problems):
@@ -114,7 +129,7 @@ def preview_command(
     import numpy as np
 
     videos, titles = [], []
-    with _progress("reading", count) as advance:
+    with progress("reading", count) as advance:
         for number in range(count):
             clip = reader[number]
             videos.append((clip.frames * 255).round().astype(np.uint8))
@@ -202,16 +217,3 @@ def _parse_bytes(text: str) -> int:
             "this is no size in bytes", got=repr(text), expected="a number with K, M or G, as 500M"
         )
     return int(float(found[1]) * _UNITS[found[2]])
-
-
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on a terminal's stderr; gives a function that moves it on by one."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(title, total=total)
-        yield lambda: bars.advance(task)
