@@ -20,11 +20,12 @@ def encode_texts(
     max_length: int,
     device: torch.device | str,
     dtype: torch.dtype,
+    warn_of_cuts: bool = True,
 ) -> TextFeatures:
     """Features of prompts, each padded or cut to `max_length` tokens.
 
     The encoder gets the mask, as in training, so that padding doesn't leak into the features of the text
-    (Diffusers' LTX pipelines leave it out). A prompt that is cut is reported with what was lost.
+    (Diffusers' LTX pipelines leave it out). A prompt that is cut is reported with what was lost, if `warn_of_cuts`.
 
     Returns:
         Features (B, max_length, D) and mask (B, max_length), bool.
@@ -37,7 +38,8 @@ def encode_texts(
         add_special_tokens=True,
         return_tensors="pt",
     )
-    _warn_of_cuts(tokenizer, texts, max_length)
+    if warn_of_cuts:
+        _warn_of_cuts(tokenizer, texts, max_length)
     mask = tokens.attention_mask.to(device)
     embeds = text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
     return TextFeatures(embeds.to(device=device, dtype=dtype), mask.bool())

@@ -1,0 +1,319 @@
+"""Which clips a picture or video gives to a set of precomputed latents, and what of them has to be encoded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from ..data.buckets import Shown, fitting_sizes, nearest_size, places
+from ..data.clips import Problem
+from ..data.cutting import Cut
+from ..data.decoding import Window, decode_clip, one_line, probe_video
+from ..data.media_entries import MediaEntry, Part, is_picture
+from ..data.video import read_image
+from ..denoising.conditions.region import kept_latents
+from ..errors import InputError, MediaError
+from ..geometry import CompressionRatios, VideoSize, check_video_size
+from .fingerprints import key_of
+
+PICTURE_RATE = 1.0
+"""Frame rate of a sample of one frame that comes from a picture."""
+
+_SAME_RATE = 0.01
+_BRIGHT = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSettings:
+    """What is cut out of a set.
+
+    Attributes:
+        sizes: Frames, height and width in pixels; each clip gets the one that fits it best.
+        frame_rate: Frames per second of all clips; None leaves every video its own.
+        clips_per_video: At most so many from each video, evenly spread and without overlap; one lies in the middle.
+            None: as many as there are.
+        every_size: Whether a video gives clips of every size that fits it, instead of the best.
+        upscale: Whether what is smaller than all sizes is enlarged, instead of left out.
+        reference_scale: How many times fewer pixels a side references have than their clips.
+        caption_prefix: Put before every caption.
+
+    Raises:
+        InputError: If a value can't be used.
+    """
+
+    sizes: tuple[VideoSize, ...]
+    frame_rate: float | None = None
+    clips_per_video: int | None = 1
+    every_size: bool = False
+    upscale: bool = False
+    reference_scale: int = 1
+    caption_prefix: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the settings. Raises `InputError`."""
+        if not self.sizes:
+            raise InputError("clips need at least one size")
+        if self.clips_per_video is not None and self.clips_per_video < 1:
+            raise InputError("clips per video must be positive", got=self.clips_per_video)
+        if self.reference_scale < 1:
+            raise InputError("the scale of references must be 1 or more", got=self.reference_scale)
+        Cut(frame_rate=self.frame_rate)
+
+    def check_ratios(self, ratios: CompressionRatios) -> None:
+        """Check that a VAE can encode every size, and references of it.
+
+        Raises:
+            InputError: If it can't; the message names near sizes.
+        """
+        for size in self.sizes:
+            check_video_size(*size, ratios)
+            sides = (size.height, size.width)
+            if any(side % self.reference_scale for side in sides):
+                raise InputError(
+                    "the scale of references must divide every size",
+                    got=f"{self.reference_scale} for {size.width}x{size.height}",
+                )
+            check_video_size(size.frames, *(side // self.reference_scale for side in sides), ratios)
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as plain data."""
+        return asdict(self) | {"sizes": [list(size) for size in self.sizes]}
+
+    @property
+    def cut(self) -> Cut:
+        """How clips are cut from their files."""
+        return Cut(frame_rate=self.frame_rate, upscale=self.upscale)
+
+
+@dataclass(frozen=True)
+class PreparedClip:
+    """One sample: what will be known of it, and what must still be encoded.
+
+    Attributes:
+        record: Plain data of the sample; latents, references and the mask by their keys.
+        frames: Clips to encode by their keys, uint8 (F, H, W, 3); those that are on disk already are left out.
+        masks: Masks by their keys (F', H', W'), 1 = made anew.
+    """
+
+    record: dict[str, Any]
+    frames: dict[str, np.ndarray] = field(default_factory=dict)
+    masks: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Media:
+    """A file that clips are cut from.
+
+    Attributes:
+        source: The file, or its bytes.
+        is_picture: Whether it is a picture.
+        digest: Of its content.
+        whole: What all of it shows.
+        part: The part that counts; None: all.
+    """
+
+    source: Path | IO[bytes]
+    is_picture: bool
+    digest: str
+    whole: Shown
+    part: Part | None = None
+
+    @property
+    def shown(self) -> Shown:
+        """What its part shows. Raises `MediaError` if the file hasn't such a part."""
+        if self.part is None:
+            return self.whole
+        _, _, width, height = self.part.checked_crop(self.whole.width, self.whole.height)
+        if self.is_picture:
+            return Shown(width, height)
+        seconds = self.part.seconds(self.whole.seconds)
+        if seconds <= 0:
+            raise MediaError("its part lies behind its end", got=f"from {self.part.start:g} s on")
+        return Shown(width, height, seconds, self.whole.frame_rate)
+
+    def read(self, size: VideoSize, place: float, cut: Cut) -> np.ndarray:
+        """A clip, uint8 (F, H, W, 3). Raises `MediaError` if it can't be read."""
+        if not isinstance(self.source, Path):
+            self.source.seek(0)
+        return cut.clip(self.source, self.is_picture, size, place, part=self.part)[0]
+
+
+class ClipPlanner:
+    """Turns entries of a set into samples. Its methods may be called from several threads.
+
+    Args:
+        settings: What is cut out.
+        ratios: Compression of the VAE.
+        encoder: Words that tell encoders, and ways to encode, apart: part of every key.
+        known: Keys that are on disk.
+    """
+
+    def __init__(
+        self, settings: ClipSettings, ratios: CompressionRatios, encoder: str, known: Container[str] = ()
+    ) -> None:
+        self.settings, self.ratios, self.encoder, self.known = settings, ratios, encoder, known
+
+    def prepare(self, entry: MediaEntry) -> list[PreparedClip] | Problem:
+        """The samples of an entry, or why it gives none."""
+        try:
+            media = replace(_open_media(entry.open(), entry.is_picture), part=entry.part)
+            shown = media.shown
+            besides = {path: _open_beside(path) for path in (*entry.references, entry.mask) if path}
+            return [
+                self._clip(entry, media, besides, size, place)
+                for size in self._sizes(shown)
+                for place in places(shown, size, self.settings.cut, self.settings.clips_per_video)
+            ]
+        except (InputError, OSError) as error:
+            return Problem(entry.name, one_line(error))
+        except Exception as error:  # decoders meet damaged files with errors of any kind
+            return Problem(entry.name, f"it can't be read: {type(error).__name__}: {one_line(error)}")
+
+    def clip_frames(self, entry: MediaEntry, size: VideoSize, place: float) -> np.ndarray:
+        """The frames of one of the clips of an entry, uint8 (F, H, W, 3).
+
+        Raises:
+            MediaError: If they can't be read.
+        """
+        return self.settings.cut.clip(entry.open(), entry.is_picture, size, place, part=entry.part)[0]
+
+    def _sizes(self, shown: Shown) -> list[VideoSize]:
+        fitting = fitting_sizes(shown, self.settings.sizes, self.settings.cut)
+        return fitting if self.settings.every_size else [nearest_size(shown, fitting)]
+
+    def _clip(
+        self, entry: MediaEntry, media: _Media, besides: dict[Path, _Media], size: VideoSize, place: float
+    ) -> PreparedClip:
+        cut = self.settings.cut
+        rate = PICTURE_RATE
+        if not media.is_picture:
+            rate = cut.window(size.frames).rate(media.shown.frame_rate)
+        record: dict[str, Any] = {
+            "name": entry.name,
+            "caption": self.settings.caption_prefix + entry.caption,
+            "size": list(size),
+            "place": place,
+            "frame_rate": rate,
+            "content": media.digest,
+        }
+        prepared = PreparedClip(record)
+        record["latents"] = self._latents(prepared, media, size, place, cut)
+        if entry.references:
+            scale = self.settings.reference_scale
+            small = VideoSize(size.frames, size.height // scale, size.width // scale)
+            record["references"] = [
+                self._latents(prepared, *_beside(besides[path], path, media, small, place, cut))
+                for path in entry.references
+            ]
+        if entry.mask is not None:
+            window = _beside(besides[entry.mask], entry.mask, media, size, place, cut)
+            record["mask"] = self._mask(prepared, size, *window)
+        return prepared
+
+    def _latents(self, prepared: PreparedClip, media: _Media, size: VideoSize, place: float, cut: Cut) -> str:
+        """The key of a clip's latents; its frames are read unless it is known."""
+        key = _key("latents", self.encoder, media, size, place, cut)
+        if key not in self.known:
+            prepared.frames[key] = media.read(size, place, cut)
+        return key
+
+    def _mask(
+        self,
+        prepared: PreparedClip,
+        clip_size: VideoSize,
+        media: _Media,
+        size: VideoSize,
+        place: float,
+        cut: Cut,
+    ) -> str:
+        """The key of a mask; a latent is made anew if any pixel that it stands for is."""
+        key = _key("mask", list(clip_size), media, size, place, cut)
+        if key not in self.known:
+            bright = media.read(size, place, cut).mean(axis=3) >= _BRIGHT
+            anew = torch.from_numpy(np.broadcast_to(bright, tuple(clip_size)).copy())
+            prepared.masks[key] = 1 - kept_latents(~anew[None], self.ratios)[0].float()
+        return key
+
+
+def _key(what: str, how: Any, media: _Media, size: VideoSize, place: float, cut: Cut) -> str:
+    part = None if media.part is None else asdict(media.part)
+    return key_of(what, how, media.digest, part, list(size), place, cut.frame_rate)
+
+
+def _open_media(source: Path | IO[bytes], picture: bool) -> _Media:
+    """A file with its digest and what it shows.
+
+    Raises:
+        MediaError: If it is empty or can't be read.
+    """
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if file.tell() == 0:
+            raise MediaError("it is empty")
+        file.seek(0)
+    if picture:
+        height, width = read_image(source).shape[:2]
+        return _Media(source, picture, digest, Shown(width, height))
+    facts = probe_video(source)
+    if not isinstance(source, Path):
+        source.seek(0)
+    # The header has the size as it is stored; only a frame tells how it is turned.
+    height, width = decode_clip(source, Window(1))[0].shape[1:3]
+    return _Media(source, picture, digest, Shown(width, height, facts.seconds, facts.frame_rate))
+
+
+def _open_beside(path: Path) -> _Media:
+    """A file that goes with a clip's. Raises `MediaError` that names it if it can't be read."""
+    try:
+        return _open_media(path, is_picture(path.name))
+    except (InputError, OSError) as error:
+        raise MediaError(f"what goes with it, {path.name}, can't be used", got=one_line(error)) from error
+
+
+def _beside(
+    beside: _Media, path: Path, media: _Media, size: VideoSize, place: float, cut: Cut
+) -> tuple[_Media, VideoSize, float, Cut]:
+    """What belongs to a clip in a file that goes with the clip's: the same moments, the same part of the picture.
+
+    A picture stands for all moments. A video is taken at the clip's frame rate, if its own is another.
+
+    Raises:
+        MediaError: If it ends before the clip does.
+    """
+    beside = replace(beside, part=_scaled_part(media, beside.whole))
+    cut = replace(cut, upscale=True)
+    if beside.is_picture:
+        return beside, VideoSize(1, size.height, size.width), 0.5, replace(cut, frame_rate=None)
+    if media.is_picture:
+        raise MediaError(f"what goes with it, {path.name}, is a video, and it is a picture")
+    shown, other = media.shown, beside.shown
+    rate = cut.window(size.frames).rate(shown.frame_rate)
+    if abs(other.frame_rate - shown.frame_rate) > _SAME_RATE * shown.frame_rate:
+        cut = replace(cut, frame_rate=rate)
+    length = (size.frames - 1) / rate
+    start = place * max(0.0, shown.seconds - 1 / shown.frame_rate - length)
+    room = max(0.0, other.seconds - 1 / other.frame_rate - length)
+    if start > room + 1 / rate or length > other.seconds:
+        raise MediaError(
+            f"what goes with it, {path.name}, ends before the clip does",
+            got=f"{other.seconds:.3g} s",
+            expected=f"{start + length:.3g} s or more",
+        )
+    return beside, size, min(1.0, start / room) if room else 0.0, cut
+
+
+def _scaled_part(media: _Media, other: Shown) -> Part | None:
+    """The part of another file that shows what a clip's part does, at its own size."""
+    if media.part is None or media.part.crop is None:
+        return media.part
+    across, down = other.width / media.whole.width, other.height / media.whole.height
+    left, top, width, height = media.part.crop
+    crop = (round(left * across), round(top * down), round(width * across), round(height * down))
+    return replace(media.part, crop=crop)
