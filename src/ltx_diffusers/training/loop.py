@@ -68,7 +68,7 @@ class Trainer:
         self.accelerator = Accelerator(
             mixed_precision="bf16" if config.precision == "bf16" else "no",
             gradient_accumulation_steps=config.accumulate,
-            log_with=build_trackers(config),
+            log_with=build_trackers(config) or None,
             project_dir=str(self.folder),
         )
         if self.accelerator.is_main_process:
@@ -176,7 +176,8 @@ class Trainer:
         opposed = self.adversary is not None and self.step >= self.adversary.first_step
         found: list[dict[str, torch.Tensor]] = []
         contests: list[tuple[dict[str, Any], torch.Generator]] = []
-        figures = self.player.update(self._passes(found, contests if opposed else None), self.step)
+        losses = self._passes(found, contests if opposed else None)
+        figures = self.player.update(losses, self.step, self.config.accumulate)
         self.ema.step()
         figures = self._means(found) | figures
         if opposed:
@@ -216,7 +217,7 @@ class Trainer:
                 found.append({name: loss.detach() for name, loss in losses.items()})
                 yield losses["loss"].mean()
 
-        figures = self.opponent.update(passes(), self.step)
+        figures = self.opponent.update(passes(), self.step, self.config.accumulate)
         return self._means(found) | figures
 
     def _means(self, found: list[dict[str, torch.Tensor]]) -> dict[str, float]:
@@ -244,7 +245,8 @@ class Trainer:
                 with publish_folder(target, replace=True) as folder:
                     figures = self.task.validate(folder)
                 log_pictures(self.accelerator.trackers, target, self.step)
-        clear_device_cache(garbage_collection=True)
+        if self.accelerator.device.type != "cpu":
+            clear_device_cache(garbage_collection=True)  # the peak of pipelines is higher than that of steps
         self._log("validation", figures)
         return figures
 

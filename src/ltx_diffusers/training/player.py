@@ -53,12 +53,13 @@ class Player:
         }  # now: sharding changes them
         self.names, self.parameters = list(trained), list(trained.values())
 
-    def update(self, losses: Iterator[torch.Tensor], step: int) -> dict[str, float]:
+    def update(self, losses: Iterator[torch.Tensor], step: int, passes: int = 1) -> dict[str, float]:
         """Take a step of the run along the gradient of the mean of losses.
 
         Args:
-            losses: Computed one by one, each followed by its backward pass. As many as the accelerator accumulates.
+            losses: Computed one by one, each followed by its backward pass.
             step: Of the run.
+            passes: How many losses there are.
 
         Returns:
             The gradient's norm, and the learning rate's share of its peak.
@@ -69,8 +70,9 @@ class Player:
         share = learning_rate_share(step - self.first_step, self.last_step - self.first_step, self.config)
         for optimizer, peak in zip(self.optimizers, self.peak_rates, strict=True):
             set_learning_rate(optimizer, peak * share)
-        self.accelerator.step = 0  # counts passes; a run may go on with another number of them
-        for _ in range(self.accelerator.gradient_accumulation_steps):
+        # The accelerator's own count may come from a checkpoint with another number of passes.
+        self.accelerator.step, self.accelerator.gradient_accumulation_steps = 0, passes
+        for _ in range(passes):
             with self.accelerator.accumulate(self.module):
                 self.accelerator.backward(next(losses))
         norm = self._clip()
