@@ -34,6 +34,7 @@ _COMMANDS = (
     "pull",
     "plugins",
     "data",
+    "precompute",
     "train",
     "evaluate",
 )

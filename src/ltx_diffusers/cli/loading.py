@@ -260,9 +260,18 @@ def load_vae(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    version: str | None = None,
     quiet: bool = True,
 ) -> Any:
     """A VAE, on its device.
+
+    Args:
+        source: A folder, a repository or a checkpoint file.
+        subfolder: Where it is in the folder or repository.
+        device: Where it goes.
+        dtype: Of its weights.
+        version: For a checkpoint file: its release, where it can't tell.
+        quiet: Whether the libraries below are silent.
 
     Raises:
         InputError: If it can't be loaded.
@@ -275,7 +284,37 @@ def load_vae(
     from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 
     try:
-        return AutoencoderKLLTX.from_pretrained(source, subfolder=subfolder, dtype=dtype).to(device).eval()
+        if isinstance(source, Path) and source.is_file():
+            vae = AutoencoderKLLTX.from_single_file(source, version=version, dtype=dtype)
+        else:
+            vae = AutoencoderKLLTX.from_pretrained(source, subfolder=subfolder, dtype=dtype)
+        return vae.to(device).eval()
+    except Exception as error:
+        raise _unloadable(source, error) from error
+
+
+def load_text(
+    source: Path | str, *, device: torch.device, dtype: torch.dtype, quiet: bool = True
+) -> tuple[Any, Any]:
+    """Tokenizer and text encoder of a pipeline's folder or repository, or of their own.
+
+    Raises:
+        InputError: If they can't be loaded.
+    """
+    from .setup import set_up
+
+    set_up()
+    if quiet:
+        from transformers.utils import logging
+
+        hush()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    from ..pipelines.single_file import load_text_parts
+
+    try:
+        encoder, tokenizer = load_text_parts(source, None, dtype, {})
+        return tokenizer, encoder.to(device).eval()
     except Exception as error:
         raise _unloadable(source, error) from error
 

@@ -52,7 +52,7 @@ def load_pipeline(
         # What comes from elsewhere has the transformer's precision. The texts come first: what is missing there is
         # found before the large models are read.
         elsewhere = dtype or part_dtype(checkpoint.part("transformer"), source)
-        encoder, words = _text_parts(text_encoder, tokenizer, elsewhere, hub)
+        encoder, words = load_text_parts(text_encoder, tokenizer, elsewhere, hub)
         if vae is None:
             autoencoder = load_described(AutoencoderKLLTX, checkpoint, source, checkpoint.part("vae"), dtype)
         else:
@@ -102,10 +102,20 @@ def _other_vae(
     )
 
 
-def _text_parts(
+def load_text_parts(
     text_encoder: Any, tokenizer: Any, dtype: torch.dtype, hub: dict[str, Any]
 ) -> tuple[PreTrainedModel | None, PreTrainedTokenizerBase | None]:
-    """Text encoder and tokenizer, loaded if they were named; a tokenizer that wasn't, from beside the encoder."""
+    """Text encoder and tokenizer, loaded if they were named; a tokenizer that wasn't, from beside the encoder.
+
+    Args:
+        text_encoder: A model, or a folder or repository with one: a pipeline's, or its own.
+        tokenizer: Likewise; None looks where the encoder is.
+        dtype: Of the encoder.
+        hub: Arguments for the Hub.
+
+    Raises:
+        InputError: If one can't be found, or the encoder has no tokenizer.
+    """
     if tokenizer is None and isinstance(text_encoder, (str, Path)):
         tokenizer = text_encoder
     if text_encoder is not None and tokenizer is None:

@@ -91,6 +91,14 @@ class ClipSettings:
         """How clips are cut from their files."""
         return Cut(frame_rate=self.frame_rate, upscale=self.upscale)
 
+    def read(self, entry: MediaEntry, size: VideoSize, place: float) -> np.ndarray:
+        """The frames of one of the clips of an entry, uint8 (F, H, W, 3).
+
+        Raises:
+            MediaError: If they can't be read; `OSError` if an archive is gone.
+        """
+        return self.cut.clip(entry.open(), entry.is_picture, size, place, part=entry.part)[0]
+
 
 @dataclass(frozen=True)
 class PreparedClip:
@@ -175,14 +183,6 @@ class ClipPlanner:
             return Problem(entry.name, one_line(error))
         except Exception as error:  # decoders meet damaged files with errors of any kind
             return Problem(entry.name, f"it can't be read: {type(error).__name__}: {one_line(error)}")
-
-    def clip_frames(self, entry: MediaEntry, size: VideoSize, place: float) -> np.ndarray:
-        """The frames of one of the clips of an entry, uint8 (F, H, W, 3).
-
-        Raises:
-            MediaError: If they can't be read.
-        """
-        return self.settings.cut.clip(entry.open(), entry.is_picture, size, place, part=entry.part)[0]
 
     def _sizes(self, shown: Shown) -> list[VideoSize]:
         fitting = fitting_sizes(shown, self.settings.sizes, self.settings.cut)

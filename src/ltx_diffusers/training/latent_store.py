@@ -134,7 +134,7 @@ class LatentStore:
         """
         record = self.record(number)
         posterior = self._latents.read(*record["latents"])
-        embeds, mask = self._padded(record["text"]) if "text" in record else (None, None)
+        embeds, mask = self._features(record["text"]) if "text" in record else (None, None)
         return LatentSample(
             mean=posterior["mean"].float(),
             deviation=posterior["deviation"].float() * self._scale,
@@ -163,7 +163,7 @@ class LatentStore:
         return json.loads(self._lines[number])
 
     def text(self, caption: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (T, D) and mask (T,) of the empty caption, or of another that was encoded besides.
+        """Features (T, D) and mask (T,) of the empty caption, or of a prompt that was encoded besides, without padding.
 
         Raises:
             InputError: If the text wasn't encoded.
@@ -173,18 +173,16 @@ class LatentStore:
             raise InputError(
                 f"the text {caption[:60]!r} wasn't precomputed", fix="precompute it with --prompt"
             )
-        return self._padded(self._prompts[caption])
+        return self._features(self._prompts[caption])
 
     def _text_settings(self) -> dict[str, Any]:
         if self.settings["text_encoder"] is None:
             raise InputError(f"{self.folder} holds no features of texts", fix="precompute without --no-text")
         return self.settings["text_encoder"]
 
-    def _padded(self, place: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _features(self, place: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         embeds = self._texts.read(*place)["embeds"].float()
-        length = self._text_settings()["length"]
-        mask = torch.arange(length) < embeds.shape[0]
-        return torch.nn.functional.pad(embeds, (0, 0, 0, length - embeds.shape[0])), mask
+        return embeds, torch.ones(embeds.shape[0], dtype=torch.bool)
 
 
 def text_key(fingerprint: str, caption: str) -> str:

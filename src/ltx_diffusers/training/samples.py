@@ -20,7 +20,8 @@ class LatentSample:
         frame_rate: Of the clip, in frames per second; 1 for a picture.
         caption: One wording of what it shows; "" if nobody wrote one.
         name: What a user finds it by.
-        text_embeds: The text encoder's output for the caption (T, D), float32; None if texts aren't encoded.
+        text_embeds: The text encoder's output for the caption (T, D), float32; None if texts aren't encoded. T may
+            differ from sample to sample.
         text_mask: Which of these tokens belong to the caption (T,), bool; None as `text_embeds`.
         references: Clips that this one is made from (in-context references): posterior means (C, f, h, w), normalised.
         reference_scale: How many times fewer pixels a side the references have than the clip; 1 for the same size.
