@@ -14,6 +14,7 @@ from tiny import tiny_components
 
 from ltx_diffusers import LTXPipeline
 from ltx_diffusers.cli import app, evaluate
+from ltx_diffusers.data.moving_shapes import MOTIONS, NEW_MOTIONS
 from ltx_diffusers.evaluation import shapes
 from ltx_diffusers.evaluation.shapes import PARTS, draw_cases
 
@@ -22,9 +23,9 @@ from ltx_diffusers.evaluation.shapes import PARTS, draw_cases
 def pipelines(monkeypatch: pytest.MonkeyPatch):
     """Puts drawing pipelines in place of the model."""
 
-    def install(**settings):
-        cases = draw_cases(6)
-        monkeypatch.setattr(evaluate, "_load", lambda model, device: DrawnPipeline(cases, **settings))
+    def install(motions=MOTIONS, **settings):
+        cases = draw_cases(6, motions=motions)
+        monkeypatch.setattr(evaluate, "_load", lambda model, device, loras: DrawnPipeline(cases, **settings))
         monkeypatch.setattr(
             shapes, "_image_pipeline", lambda pipeline: DrawnPipeline(cases, image=True, **settings)
         )
@@ -65,6 +66,16 @@ def test_wrong_clips_are_listed(pipelines, tmp_path: Path, capsys: pytest.Captur
     assert "0/6" in shown
     assert "what went wrong" in shown
     assert len(json.loads((tmp_path / "shapes.json").read_text())["failures"]) == 6
+
+
+def test_motions_can_be_chosen(pipelines, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipelines(motions=NEW_MOTIONS)
+    arguments = ["evaluate", "shapes", "--prompts", "6", "--only", "t2v", "-o", str(tmp_path)]
+    assert app.main([*arguments, "--motion", "diagonal"]) == 0
+    assert "6/6" in capsys.readouterr().out
+    assert json.loads((tmp_path / "shapes.json").read_text())["settings"]["motions"] == ["diagonal"]
+    assert app.main([*arguments, "--motion", "sideways"]) == 2
+    assert "sideways" in capsys.readouterr().err
 
 
 def test_parts_can_be_chosen(pipelines, tmp_path: Path) -> None:

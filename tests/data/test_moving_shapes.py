@@ -11,6 +11,7 @@ from ltx_diffusers.data.moving_shapes import (
     BACKGROUNDS,
     COLORS,
     MOTIONS,
+    NEW_MOTIONS,
     SHAPES,
     SIZES,
     ClipSpec,
@@ -219,3 +220,18 @@ def test_texture_leaves_the_clip_readable_and_moves_with_the_shape():
 def test_a_texture_out_of_range_is_refused():
     with pytest.raises(InputError, match="texture"):
         ShapeClips(texture=1.5)
+
+
+def test_new_motions_are_drawn_where_they_are_asked_for_alone():
+    usual, new = ShapeClips(9, 64, 64), ShapeClips(9, 64, 64, motions=NEW_MOTIONS)
+    assert {usual[index].spec.motion for index in range(60)} == set(MOTIONS)
+    for index in range(30):
+        clip = new[index]
+        assert clip.spec.motion == "diagonal" and "diagonally" in clip.caption
+        assert ShapesJudge().read(clip.frames).right(clip.spec)["all"]
+        first, last = (moment(clip.spec, progress).start for progress in (0, 1))
+        np.testing.assert_allclose(np.subtract(last, first), clip.spec.travel)
+    assert "diagonally" not in vocabulary()
+    assert set(combinations("train", NEW_MOTIONS)).isdisjoint(combinations("held-out", NEW_MOTIONS))
+    with pytest.raises(InputError, match="sideways"):
+        ShapeClips(motions=("sideways",))

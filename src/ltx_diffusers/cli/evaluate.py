@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,6 +68,16 @@ def shapes(
         list[Part] | None,
         typer.Option("--only", help="Run this part; may be given again. Without it: t2v, i2v and vae."),
     ] = None,
+    motion: Annotated[
+        list[str] | None,
+        typer.Option("--motion", help="Ask for this motion alone, like diagonal; may be given again."),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora", help="A LoRA: a file, folder or repository; many times.", metavar="LORA[:WEIGHT]"
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Clips made at a time.")] = 10,
     device: Annotated[
         str, typer.Option("--device", help="cpu, cuda, cuda:1, ...; auto is a GPU if there is one.")
@@ -79,8 +89,12 @@ def shapes(
     """
     from rich.console import Console
 
+    from ..data.moving_shapes import MOTIONS, combinations
+
     _check_folder(output)
-    pipeline = _load(model, device)
+    motions = tuple(motion or MOTIONS)
+    combinations("held-out", motions)  # refuses an unknown one before the model is loaded
+    pipeline = _load(model, device, lora or ())
 
     from ..evaluation.shape_sheets import ShapeSheets
     from ..evaluation.shapes import ALL_PARTS, evaluate_shapes
@@ -95,29 +109,37 @@ def shapes(
             advance(clip.part)
 
         report = evaluate_shapes(
-            pipeline, num_prompts=prompts, seed=seed, parts=parts, batch_size=batch_size, on_clip=on_clip
+            pipeline,
+            num_prompts=prompts,
+            seed=seed,
+            parts=parts,
+            motions=motions,
+            batch_size=batch_size,
+            on_clip=on_clip,
         )
-    report["settings"]["model"] = model
+    report["settings"] |= {"model": model, "loras": lora or []}
     written = _write(output, report, sheets)
     console = Console()
     _print_tables(console, report)
     console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _load(model: str, device: str) -> Any:
-    """The pipeline, on its device, without progress bars of its own.
+def _load(model: str, device: str, loras: Sequence[str] = ()) -> Any:
+    """The pipeline, on its device, with its LoRAs, without progress bars of its own.
 
     Raises:
-        InputError: If there is no such model or device, or it can't be loaded.
+        InputError: If there is no such model, device or LoRA, or it can't be loaded.
     """
-    from .loading import check_device_name, find_pipeline, load_pipeline, pick_device
+    from .loading import check_device_name, find_pipeline, load_loras, load_pipeline, pick_device
 
     check_device_name(device)
     source = find_pipeline(model)
 
     import torch
 
-    return load_pipeline(source, device=pick_device(device), dtype=torch.float32)
+    pipeline = load_pipeline(source, device=pick_device(device), dtype=torch.float32)
+    load_loras(pipeline, loras)
+    return pipeline
 
 
 class _Progress:

@@ -8,8 +8,9 @@ draws them right has composed them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -34,8 +35,10 @@ BACKGROUNDS = {"black": (0.02, 0.02, 0.02), "white": (0.98, 0.98, 0.98), "gray":
 # Range of the circumscribed radius, as a share of the frame's shorter side.
 SIZES = {"small": (0.18, 0.22), "large": (0.28, 0.34)}
 MOTIONS = ("left", "right", "up", "down", "still", "grow", "shrink")
+NEW_MOTIONS = ("diagonal",)
+"""Motions that are drawn only where they are asked for: what the embedded model can still be taught."""
 
-_DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+_DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "diagonal": (1, 1)}
 _TRAVEL = (0.25, 0.40)  # range of the distance moved over a clip, as a share of the frame's side
 _EDGE = 1 / 32  # width of the anti-aliased edge, as a share of the frame's shorter side
 _GROWTH = 0.5  # the smaller end's share of the radius when a shape grows or shrinks
@@ -59,6 +62,7 @@ _MOTION_WORDS = {
     "grow": ("growing", "getting bigger", "that grows", "getting larger"),
     "shrink": ("shrinking", "getting smaller", "that shrinks"),
 }
+_NEW_MOTION_WORDS = {"diagonal": ("moving diagonally", "sliding diagonally", "that goes diagonally")}
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class ClipSpec:
         shape, color, size, background, motion: Names from `SHAPES`, `COLORS`, `SIZES`, `BACKGROUNDS`, `MOTIONS`.
         radius: Largest radius of the circumscribed circle, as a share of the frame's shorter side.
         start: Centre (x, y) in the first frame, each in [0, 1] of the frame's width and height.
-        travel: Distance moved over the clip, as a share of the side that it moves along; 0 unless it moves.
+        travel: Distance moved over the clip, as a share of the side that it moves along (diagonally: of both); 0
+            unless it moves.
     """
 
     shape: str
@@ -87,29 +92,41 @@ def split_of(shape: str, color: str, motion: str) -> Split:
 
     One in eight is held out: for each shape and motion exactly one colour, spread evenly over the colours.
     """
-    place = 2 * SHAPES.index(shape) + list(COLORS).index(color) + 3 * MOTIONS.index(motion)
+    place = 2 * SHAPES.index(shape) + list(COLORS).index(color) + 3 * (MOTIONS + NEW_MOTIONS).index(motion)
     return "held-out" if place % len(COLORS) == 0 else "train"
 
 
-def combinations(split: Split) -> list[tuple[str, str, str]]:
+def combinations(split: Split, motions: Sequence[str] = MOTIONS) -> list[tuple[str, str, str]]:
     """All (shape, colour, motion) of a split.
 
+    Args:
+        split: "train" or "held-out".
+        motions: Those that count.
+
     Raises:
-        InputError: If the split has another name than "train" or "held-out".
+        InputError: If the split has another name, or there is no such motion.
     """
     if split not in ("train", "held-out"):
         raise InputError("unknown split of moving-shapes", got=repr(split), expected="'train' or 'held-out'")
-    every = ((shape, color, motion) for shape in SHAPES for color in COLORS for motion in MOTIONS)
+    unknown = [motion for motion in motions if motion not in MOTIONS + NEW_MOTIONS]
+    if unknown or not motions:
+        raise InputError(
+            "unknown motion of moving-shapes",
+            got=", ".join(unknown) or "none",
+            expected=f"some of {', '.join(MOTIONS + NEW_MOTIONS)}",
+        )
+    every = ((shape, color, motion) for shape in SHAPES for color in COLORS for motion in motions)
     return [combination for combination in every if split_of(*combination) == split]
 
 
-_COMBINATIONS: dict[Split, list[tuple[str, str, str]]] = {
-    split: combinations(split) for split in ("train", "held-out")
-}
+_combinations = lru_cache(combinations)  # every clip asks
 
 
 def sample_spec(
-    rng: np.random.Generator, split: Split = "train", shape_weights: Mapping[str, float] | None = None
+    rng: np.random.Generator,
+    split: Split = "train",
+    shape_weights: Mapping[str, float] | None = None,
+    motions: tuple[str, ...] = MOTIONS,
 ) -> ClipSpec:
     """Draw a clip of a split: its combination, then size, background, radius and path.
 
@@ -120,8 +137,12 @@ def sample_spec(
         split: "train" or "held-out".
         shape_weights: How often shapes are drawn compared with those that aren't named, which have 1; None: all
             combinations equally often.
+        motions: Those that are drawn.
+
+    Raises:
+        InputError: As `combinations`.
     """
-    every = _COMBINATIONS[split]
+    every = _combinations(split, motions)
     if shape_weights is None:
         shape, color, motion = every[rng.integers(len(every))]
     else:
@@ -135,9 +156,9 @@ def sample_spec(
     travel = 0.0
     if direction.any():
         travel = float(rng.uniform(_TRAVEL[0], min(_TRAVEL[1], 1 - 2 * radius)))
-        axis = int(np.flatnonzero(direction)[0])
-        low = float(rng.uniform(radius, 1 - radius - travel))
-        center[axis] = low if direction[axis] > 0 else low + travel
+        for axis in np.flatnonzero(direction):
+            low = float(rng.uniform(radius, 1 - radius - travel))
+            center[axis] = low if direction[axis] > 0 else low + travel
     return ClipSpec(
         shape, color, size, background, motion, radius, (float(center[0]), float(center[1])), travel
     )
@@ -242,7 +263,7 @@ def caption(spec: ClipSpec, rng: np.random.Generator | None = None) -> str:
     subject = f"a {size}{spec.color} {word(_SHAPE_WORDS[spec.shape])}"
     if not size and spec.color[0] in "aeiou":
         subject = "an" + subject[1:]
-    motion = word(_MOTION_WORDS[spec.motion])
+    motion = word((_MOTION_WORDS | _NEW_MOTION_WORDS)[spec.motion])
     if rng is not None and rng.random() < 0.3:
         return f"{subject} {motion}"
     ground = word(_BACKGROUND_WORDS[spec.background])
@@ -252,7 +273,10 @@ def caption(spec: ClipSpec, rng: np.random.Generator | None = None) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word that `caption` can use, sorted: what a tokenizer for this world has to know."""
+    """Every word that `caption` can use, sorted: what a tokenizer for this world has to know.
+
+    Words of `NEW_MOTIONS` aren't among them.
+    """
     groups = (_SHAPE_WORDS, _SIZE_WORDS, _BACKGROUND_WORDS, _MOTION_WORDS)
     phrases = [phrase for group in groups for words in group.values() for phrase in words]
     return sorted({word for phrase in [*phrases, *COLORS, "a an on background ,"] for word in phrase.split()})

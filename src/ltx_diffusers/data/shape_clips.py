@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,17 @@ import numpy as np
 from ..errors import InputError
 from . import data_readers
 from .clips import Clip
-from .moving_shapes import SHAPES, ClipSpec, Split, caption, moment, render, sample_spec
+from .moving_shapes import (
+    MOTIONS,
+    SHAPES,
+    ClipSpec,
+    Split,
+    caption,
+    combinations,
+    moment,
+    render,
+    sample_spec,
+)
 from .texture import Texture, draw_texture
 
 _TEXTURE = 1  # last word of the seed that patterns are drawn with
@@ -40,9 +50,10 @@ class ShapeClips:
         shape_weights: Shapes that are drawn more or less often than the others; see `moving_shapes.sample_spec`.
         texture: How far patterns on shape and background may change a colour, from 0 (plain) to 1; the judge still
             reads clips with 0.1.
+        motions: Those that are drawn; see `moving_shapes.NEW_MOTIONS` for more than the usual ones.
 
     Raises:
-        InputError: If there is no such shape, a weight isn't positive, or the texture isn't in [0, 1].
+        InputError: If there is no such shape or motion, a weight isn't positive, or the texture isn't in [0, 1].
     """
 
     num_frames: int = 17
@@ -52,8 +63,11 @@ class ShapeClips:
     seed: int = 0
     shape_weights: Mapping[str, float] | None = None
     texture: float = 0.0
+    motions: Sequence[str] = MOTIONS
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "motions", tuple(self.motions))
+        combinations(self.split, self.motions)
         if not 0 <= self.texture <= 1:
             raise InputError("texture must be in [0, 1]", got=self.texture)
         for shape, weight in (self.shape_weights or {}).items():
@@ -66,7 +80,7 @@ class ShapeClips:
 
     def __getitem__(self, index: int) -> ShapeClip:
         rng = np.random.default_rng([self.seed, index])
-        spec = sample_spec(rng, self.split, self.shape_weights)
+        spec = sample_spec(rng, self.split, self.shape_weights, self.motions)
         if self.num_frames == 1:
             spec = moment(spec, float(rng.random()))
         frames = render(spec, self.num_frames, self.height, self.width, self._textures(index))
@@ -82,7 +96,7 @@ class ShapeClips:
     def caption(self, index: int, rng: np.random.Generator) -> str:
         """Another wording for a clip, without drawing it."""
         own = np.random.default_rng([self.seed, index])
-        return caption(sample_spec(own, self.split, self.shape_weights), rng)
+        return caption(sample_spec(own, self.split, self.shape_weights, self.motions), rng)
 
     def name(self, index: int) -> str:
         """Words that identify a clip."""

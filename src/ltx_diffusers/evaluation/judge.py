@@ -265,7 +265,7 @@ def _motion(track: np.ndarray, log_radius: np.ndarray) -> tuple[tuple[float, flo
 
     Returns:
         Displacement (x, y), growth, and the motion's name: None for one frame, and for what is none of the world's
-        motions (slantwise, moving and growing at once, there and back).
+        motions (slantwise otherwise than down and right, moving and growing at once, there and back).
     """
     paths = np.column_stack([track, log_radius])
     seen = np.isfinite(paths).all(axis=1)
@@ -281,8 +281,11 @@ def _motion(track: np.ndarray, log_radius: np.ndarray) -> tuple[tuple[float, flo
     moved = max(abs(x), abs(y)) >= _MOVED
     grown = abs(growth) >= _GREW
     motion = None
-    if moved and not grown and min(abs(x), abs(y)) < _STRAIGHT * max(abs(x), abs(y)):
+    straight = min(abs(x), abs(y)) < _STRAIGHT * max(abs(x), abs(y))
+    if moved and not grown and straight:
         motion = _name(x, "right", "left") if abs(x) > abs(y) else _name(y, "down", "up")
+    elif moved and not grown and min(x, y) > 0:
+        motion = "diagonal"
     elif grown and not moved:
         motion = _name(growth, "grow", "shrink")
     elif not moved and not grown and (np.ptp(paths, axis=0) < 1.5 * thresholds).all():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.moving_shapes import ClipSpec, caption, sample_spec
+from ..data.moving_shapes import MOTIONS, ClipSpec, caption, sample_spec
 from ..geometry import VideoSize
 from .judge import Reading
 from .metrics import psnr
@@ -59,14 +59,17 @@ class JudgedClip:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def draw_cases(count: int, seed: int = 0) -> list[ShapeCase]:
+def draw_cases(count: int, seed: int = 0, motions: tuple[str, ...] = MOTIONS) -> list[ShapeCase]:
     """Held-out clips with prompts in random wordings; the same for the same seed, and a longer list starts with
     the shorter one.
+
+    Raises:
+        InputError: If there is no such motion.
     """
     cases = []
     for index in range(count):
         rng = np.random.default_rng([seed, index])
-        spec = sample_spec(rng, "held-out")
+        spec = sample_spec(rng, "held-out", motions=motions)
         cases.append(ShapeCase(index, spec, caption(spec, rng), int(rng.integers(2**31))))
     return cases
 

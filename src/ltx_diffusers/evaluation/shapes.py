@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from .. import __version__
-from ..data.moving_shapes import render
+from ..data.moving_shapes import MOTIONS, render
 from ..errors import InputError
 from ..geometry import VideoSize
 from ..pipelines.request import FALLBACK_SIZE
@@ -67,6 +67,7 @@ def evaluate_shapes(
     seed: int = 0,
     parts: Sequence[str] = PARTS,
     size: VideoSize | None = None,
+    motions: Sequence[str] = MOTIONS,
     batch_size: int = 10,
     image_pipeline: Any = None,
     on_clip: Callable[[JudgedClip], None] | None = None,
@@ -79,6 +80,7 @@ def evaluate_shapes(
         seed: Another seed is another set of clips, wordings and noises.
         parts: Which of `ALL_PARTS` to run.
         size: Frames, height and width in pixels; None for the size that the pipeline makes by default.
+        motions: Motions that are asked for.
         batch_size: Clips that are made at a time. Every clip has its own source of noise.
         image_pipeline: The pipeline for image-to-video; made of `pipeline`'s components if None.
         on_clip: Called with each clip when it has been measured.
@@ -88,10 +90,10 @@ def evaluate_shapes(
         count, target, reached), `confusions` (per part and property: wanted, read, count), `failures` and `seconds`.
 
     Raises:
-        InputError: If a part is unknown, there are none, or a number isn't positive.
+        InputError: If a part or motion is unknown, there are none, or a number isn't positive.
     """
     _check(num_prompts, parts, batch_size)
-    cases = draw_cases(num_prompts, seed)
+    cases = draw_cases(num_prompts, seed, tuple(motions))
     if size is None:
         size = default_size(pipeline)
     clips: list[JudgedClip] = []
@@ -112,6 +114,7 @@ def evaluate_shapes(
             "seed": seed,
             "batch_size": batch_size,
             "size": size._asdict(),
+            "motions": list(motions),
             **_environment(pipeline),
         },
         "figures": [figure for part in seconds for figure in _figures(part, clips)],
