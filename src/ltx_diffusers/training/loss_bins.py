@@ -51,5 +51,5 @@ def noise_level_bins(levels: torch.Tensor, count: int = 10) -> torch.Tensor:
 
 
 def noise_level_names(count: int = 10) -> list[str]:
-    """Names of the bins of `noise_level_bins`: "0.0-0.1" and so on."""
-    return [f"{number / count:.1f}-{(number + 1) / count:.1f}" for number in range(count)]
+    """Names of the bins of `noise_level_bins`: "0-0.1" and so on."""
+    return [f"{number / count:.2g}-{(number + 1) / count:.2g}" for number in range(count)]
