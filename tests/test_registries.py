@@ -19,6 +19,7 @@ from helpers.media_sets import write_clips, write_tar
 from torch import Tensor
 
 from ltx_diffusers.data.clips import skipped_by
+from ltx_diffusers.data.filters.scene import Scene
 from ltx_diffusers.denoising.state import TokenState, from_noise
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.functional.coordinates import Placement
@@ -466,6 +467,47 @@ def test_a_data_reader_tells_its_splits_and_settings_apart(entry, clips_on_disk)
     assert len({repr(train), repr(held_out), repr(train.with_frames(1))}) == 3
     first = held_out[0].frames
     assert all(not np.array_equal(train[number].frames, first) for number in range(8))
+
+
+# filters
+
+
+def some_scenes() -> list[Scene]:
+    """A scene of a video, one of a single thumbnail without stills, and a picture."""
+    pictures = np.random.default_rng(11).integers(0, 256, (12, 36, 64, 3), dtype=np.uint8)
+    size = {"width": 64, "height": 36}
+    return [
+        Scene(
+            caption="two words",
+            end=1.5,
+            num_frames=36,
+            frame_rate=24.0,
+            times=np.arange(12) / 8,
+            thumbnails=pictures,
+            stills=(pictures[0, ..., 1],),
+            still_times=(0.0,),
+            **size,
+        ),
+        Scene(end=0.1, num_frames=2, frame_rate=24.0, times=np.zeros(1), thumbnails=pictures[:1], **size),
+        Scene(
+            is_picture=True, times=np.zeros(1), thumbnails=pictures[:1], stills=(pictures[0, ..., 1],), **size
+        ),
+    ]
+
+
+@over("filters")
+def test_a_filter_gives_numbers_that_it_names_and_leaves_the_scene(entry) -> None:
+    given: dict[str, float] = {}
+    for scene in some_scenes():
+        before = scene.thumbnails.copy()
+        numbers = entry()(scene)
+        assert set(numbers) <= set(entry.scores) and np.isfinite(list(numbers.values())).all()
+        assert entry()(scene) == numbers
+        np.testing.assert_array_equal(scene.thumbnails, before)
+        given |= numbers
+    assert set(given) == set(entry.scores)
+    assert all(meaning[0].isalnum() and len(meaning) > 10 for meaning in entry.scores.values())
+    assert pickle.loads(pickle.dumps(entry)) is entry  # other processes find it
 
 
 @over("measures")

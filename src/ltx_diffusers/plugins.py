@@ -34,6 +34,7 @@ _REGISTRIES = {
     "autoencoders": "models.autoencoders:autoencoders",
     "discriminators": "models.discriminators:discriminators",
     "data_readers": "data:data_readers",
+    "filters": "data.filters:filters",
     "measures": "evaluation:measures",
 }
 

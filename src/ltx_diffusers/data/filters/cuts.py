@@ -92,8 +92,8 @@ class HistogramCuts:
     """Finds cuts by histograms of colour and a mosaic of each frame.
 
     A frame begins a scene if it differs from the one before by more than `threshold`, by more than `ratio` times what
-    the frames around differ on average, so that fast motion isn't a cut, and if the picture some frames later isn't
-    that of before, so that a flash isn't one either. Dissolves and fades aren't found.
+    the frames around differ on average, so that fast motion isn't a cut, and if it doesn't look some frames
+    later as it did before, so that a flash isn't one either. Dissolves and fades aren't found.
 
     Args:
         threshold: 0 to 1, where 1 is from black to white.
@@ -129,7 +129,9 @@ class HistogramCuts:
         first = max(at - self.reach, len(self._recent) - self._count + 1)
         around = steps[first:at] + steps[at + 1 : at + 1 + self.reach]
         usual = float(np.mean(around)) if around else 0.0
-        lasting = looks[min(at + self.reach - 1, len(looks) - 1)].distance(looks[at - 1])
+        # Neither the start nor the end of a flash lasts: soon it looks as before.
+        later, earlier = min(at + self.reach - 1, len(looks) - 1), max(at - self.reach, 0)
+        lasting = min(looks[later].distance(looks[at - 1]), looks[at].distance(looks[earlier]))
         if steps[at] >= max(self.threshold, self.ratio * usual) and lasting >= self.threshold:
             return [self._count - 1 - behind]
         return []

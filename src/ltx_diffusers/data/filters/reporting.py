@@ -68,7 +68,7 @@ def describe_verdicts(verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield f"kept: {describe_scenes(kept)}"
     yield f"left out: {describe_scenes([verdict.scene for verdict in left])}"
     for reason, times in _reasons(left).most_common():
-        yield f"  {times} not {reason}" if _is_limit(reason) else f"  {times} {reason}"
+        yield f"  {times} {_unmet(reason)}"
 
 
 def report_data(
@@ -107,7 +107,7 @@ def examples_left_out(verdicts: Sequence[Verdict]) -> list[tuple[MeasuredScene, 
         for rule, details in verdict.reasons:
             if shown[rule] < _PER_REASON:
                 shown[rule] += 1
-                found.append((rule, verdict.scene, f"{rule} ({details}): {verdict.scene.name}"))
+                found.append((rule, verdict.scene, f"{_unmet(rule)} ({details}): {verdict.scene.name}"))
     found.sort(key=lambda one: one[0])
     return [(scene, title) for _, scene, title in found][:_MOST_ROWS]
 
@@ -183,8 +183,9 @@ def _reasons(left: Sequence[Verdict]) -> Counter[str]:
     return Counter(rule for verdict in left for rule in dict(verdict.reasons))
 
 
-def _is_limit(reason: str) -> bool:
-    return "<" in reason or ">" in reason
+def _unmet(reason: str) -> str:
+    """A reason in words: of a limit, that it isn't met."""
+    return f"not {reason}" if "<" in reason or ">" in reason else reason
 
 
 def _count(number: int, noun: str) -> str:
