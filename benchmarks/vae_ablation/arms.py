@@ -32,9 +32,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "base": {},  # L2 and the wavelet
     "gan": {"objectives": {**_WAVELET, "gan": _adversary()}},
     "reconstruction-gan": {"objectives": {**_WAVELET, "reconstruction-gan": _adversary()}},
-    # With four times the channels, so that there are some to spare.
-    "shared-variance": {"model": {"latent_channels": 64}},
-    "own-variances": {"model": {"latent_channels": 64, "shared_log_variance": False}},
+    # With four times the channels, so that there are some to spare, and a KL term that has a say.
+    "shared-variance": {"objectives": {**_WAVELET, "kl": 0.01}, "model": {"latent_channels": 64}},
+    "own-variances": {
+        "objectives": {**_WAVELET, "kl": 0.01},
+        "model": {"latent_channels": 64, "shared_log_variance": False},
+    },
     "denoising": {"model": {"timestep_conditioning": True}},
     # SSVAE's published weight of the correlation, 0.002, hardly moves anything in a short run.
     "lcr": {"objectives": {**_WAVELET, "local-correlation": 0.05}},
