@@ -66,3 +66,24 @@ def transformer_run(output: Path, vae: Path, **changes: object) -> dict:
         "checkpoint_every": 2,
         "validation_prompts": 2,
     } | changes
+
+
+def lora_run(output: Path, base: Path, **changes: object) -> dict:
+    """Settings of a LoRA's run of four steps on a pipeline."""
+    return {
+        "output": str(output),
+        "initial_weights": str(base),
+        "adapter": {"rank": 2},
+        "data": {"height": 32, "width": 64, "num_frames": 9},
+        "optimizer": {"name": "adamw", "learning_rate": 0.01, "warmup_steps": 1},
+        "ema_decay": 0.0,
+        "steps": 4,
+        "batch_size": 2,
+        "cached_clips": 4,
+        "validation_clips": 2,
+        "validation_prompts": 2,
+        "caption_prefix": "sks ",
+        "validate_every": 0,
+        "checkpoint_every": 2,
+        "samples": {"num_inference_steps": 2},
+    } | changes

@@ -1,14 +1,19 @@
-"""`ltx-diffusers train vae|transformer`: training from a config file."""
+"""`ltx-diffusers train vae|transformer|lora`: training, from a config file or a preset."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .train_lora import command as lora_command
+
+if TYPE_CHECKING:
+    from ..training.config import RunConfig
+
 app = typer.Typer(
-    help="Train a video VAE or a transformer from a config file.",
+    help="Train a video VAE or a transformer from a config file, or a LoRA.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -40,7 +45,7 @@ def train_vae(
     from ..training.config import load_config
     from ..training.vae import VAETask, VAETrainConfig
 
-    _train(VAETask, load_config(VAETrainConfig, config, overrides or ()), resume, threads)
+    run_training(VAETask, load_config(VAETrainConfig, config, overrides or ()), resume, threads)
 
 
 @app.command("transformer")
@@ -50,14 +55,21 @@ def train_transformer(
     resume: ResumeOption = False,
     threads: ThreadsOption = None,
 ) -> None:
-    """Train a transformer and its text encoder; the finished pipeline lies in OUTPUT/model."""
+    """Train a transformer, from scratch, fully or by a LoRA, as the config says; the result lies in OUTPUT/model."""
     from ..training.config import load_config
-    from ..training.transformer import TransformerTask, TransformerTrainConfig
+    from ..training.transformer import TransformerTask
+    from ..training.transformer_config import TransformerTrainConfig
 
-    _train(TransformerTask, load_config(TransformerTrainConfig, config, overrides or ()), resume, threads)
+    run_training(
+        TransformerTask, load_config(TransformerTrainConfig, config, overrides or ()), resume, threads
+    )
 
 
-def _train(task: type, config: object, resume: bool, threads: int | None) -> None:
+app.command("lora")(lora_command)
+
+
+def run_training(task: type, config: RunConfig, resume: bool, threads: int | None) -> Path | None:
+    """Run a training; in the main process the folder of the finished model comes back, in the others None."""
     import torch
 
     from ..errors import TrainingStopped
@@ -80,5 +92,7 @@ def _train(task: type, config: object, resume: bool, threads: int | None) -> Non
         if trainer.accelerator.is_main_process:
             typer.echo(str(stop), err=True)
         raise typer.Exit(stop.exit_code) from None
-    if trainer.accelerator.is_main_process:
-        typer.echo(f"the finished model is in {model}")
+    if not trainer.accelerator.is_main_process:
+        return None
+    typer.echo(f"the finished model is in {model}")
+    return model

@@ -42,6 +42,8 @@ COMPONENT_CLASSES = {
 """Part and layout of each class that a config names."""
 
 _LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+_LORA_FILES_BESIDE = ("comfyui_lora_weights.safetensors",)
+"""The same LoRA in other formats, as `ltx-diffusers train lora` writes it."""
 _OFFICIAL_KEYS = (
     "model.diffusion_model.",
     "vae.",
@@ -133,6 +135,7 @@ def describe_files(
     # An adapter's folder may hold the config of the model that it belongs to.
     adapters = tuple(name for name in _LORA_FILES if name in names)
     if adapters:
+        adapters += tuple(name for name in _LORA_FILES_BESIDE if name in names)
         return Contents(LORA, weights=adapters, seen="a LoRA")
     if COMPONENT_FILE in names:
         return _component(read_json(COMPONENT_FILE))

@@ -62,11 +62,7 @@ def find_targets(transformer: nn.Module, targets: Sequence[str]) -> list[str]:
     layers = [name.removesuffix(_WEIGHT) for name in linear_shapes(transformer)]
     found: set[str] = set()
     for target in targets:
-        fitting = {
-            name
-            for name in layers
-            if name.endswith(f".{target}") or fnmatchcase(name, target) or name == target
-        }
+        fitting = {name for name in layers if fnmatchcase(name, target) or fnmatchcase(name, f"*.{target}")}
         if not fitting:
             raise InputError(
                 "config key 'adapter.targets': no linear layer of the transformer is called so",

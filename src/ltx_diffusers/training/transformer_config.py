@@ -52,8 +52,8 @@ class AdapterConfig(StrictModel):
     Attributes:
         rank: r. The update of a layer is alpha / r times the product of two matrices of this rank.
         alpha: See `rank`; the rank itself if None.
-        targets: Which linear layers: names, ends of names ("to_q"), or patterns with "*"
-            ("transformer_blocks.*.attn1.to_?").
+        targets: Which linear layers: names, ends of names ("to_q"), or patterns of either ("attn1.to_?",
+            "transformer_blocks.2?.*").
         dropout: Share of a layer's inputs that the adapter doesn't see in training.
         dora: Learn the lengths of the weights' rows apart from their directions (DoRA, Liu et al. 2024).
     """
@@ -134,6 +134,8 @@ class TransformerTrainConfig(RunConfig):
         model: Arguments of `LTXTransformer3DModel`, for training from scratch.
         text_encoder: Fields of `T5Config`, for training from scratch.
         train_text_encoder: Whether the text encoder is trained along; None: if the transformer is trained as a whole.
+        text_encoder_device: Where a text encoder works that isn't trained: "auto" is the processes' own device. Each
+            caption is encoded once, so that "cpu" costs little and saves the GPU the encoder's memory.
         text_length: Longest text in tokens.
         scheduler: Arguments of the `LTXFlowMatchScheduler` that the finished pipeline samples with; left out with
             `initial_weights`, theirs stays.
@@ -174,6 +176,7 @@ class TransformerTrainConfig(RunConfig):
     model: dict[str, Any] = Field(default_factory=dict)
     text_encoder: dict[str, Any] = Field(default_factory=dict)
     train_text_encoder: bool | None = None
+    text_encoder_device: Literal["auto", "cpu"] = "auto"
     text_length: int = Field(default=32, gt=1)
     scheduler: dict[str, Any] = Field(default_factory=dict)
     initial_weights: str | None = None

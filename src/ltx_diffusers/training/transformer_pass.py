@@ -169,9 +169,12 @@ class TransformerTrainingModule(torch.nn.Module):
     def predict(self, tokens: TrainingTokens, text: TextFeatures) -> Tensor:
         """Predicted velocity (b, L, C) of some of the batch's samples, by texts of the whole batch."""
         rows = list(tokens.rows)
+        inputs = tokens.tokens, text.embeds[rows]
+        if self.config.adapter is not None:  # weights that are trained are float32, as inputs are
+            inputs = tuple(each.to(getattr(torch, self.config.base_dtype)) for each in inputs)
         return self.transformer(
-            tokens.tokens,
-            encoder_hidden_states=text.embeds[rows],
+            inputs[0],
+            encoder_hidden_states=inputs[1],
             timestep=tokens.levels * self.transformer.config.timestep_scale_multiplier,
             encoder_attention_mask=text.mask[rows],
             video_coords=tokens.coords,

@@ -1,0 +1,57 @@
+"""`ltx-diffusers train lora`: what it refuses, and its presets. A whole run is in tests/hub/test_train_and_push.py."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from helpers.media_sets import write_clips
+from tiny import tiny_components
+
+from ltx_diffusers import LTXPipeline
+from ltx_diffusers.cli import app
+from ltx_diffusers.training.config import parse_config
+from ltx_diffusers.training.lora_presets import PRESETS, lora_preset
+from ltx_diffusers.training.transformer_config import TransformerTrainConfig
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a set of clips and a model."""
+    monkeypatch.chdir(tmp_path)
+    write_clips(tmp_path / "clips", 3)
+    LTXPipeline(**tiny_components(causal=True)).save_pretrained(tmp_path / "base")
+    return tmp_path
+
+
+def run(*arguments: object) -> int:
+    return app.main(["train", "lora", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--preset", "3b-24gb"), "expected: one of|2b-24gb"),
+        (("adapter.rnak=3",), "did you mean rank"),
+        (("--size", "60x32x9"), "width must be"),
+        (("--push-to-hub", "me/lora"), "--base-model"),
+        (("--data", "nothing"), "nothing at"),
+        (("--model", "no/where/at/all"), "no/where/at/all"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(place: Path, capsys, options, message) -> None:
+    given = [] if "--data" in options else ["--data", "clips"]
+    model = [] if "--model" in options else ["--model", "base"]
+    size = [] if "--size" in options else ["--size", "64x32x9"]
+    assert run(*given, *model, *size, "-o", "run", *options) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (place / "run" / "cache").exists()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_configs(name: str) -> None:
+    settings = lora_preset(name) | {"output": "out", "initial_weights": "model"}
+    config = parse_config(TransformerTrainConfig, settings)
+    assert config.adapter is not None
+    assert lora_preset(name) is not lora_preset(name)

@@ -1,0 +1,206 @@
+"""Training a LoRA: only its weights move and are kept, it comes out with alpha for everyone, and resumes exactly."""
+
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+import yaml
+from helpers.tiny_runs import lora_run
+from safetensors import safe_open
+from tiny import tiny_components
+
+from ltx_diffusers import LTXPipeline, LTXTransformer3DModel
+from ltx_diffusers.conversion.lora.files import read_lora, write_lora
+from ltx_diffusers.conversion.lora.peft_model import extract_adapter
+from ltx_diffusers.errors import InputError
+from ltx_diffusers.training.config import parse_config
+from ltx_diffusers.training.loop import Trainer
+from ltx_diffusers.training.lora import find_targets
+from ltx_diffusers.training.transformer import TransformerTask
+from ltx_diffusers.training.transformer_config import TransformerTrainConfig
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    LTXPipeline(**tiny_components(causal=True, statistics=True)).save_pretrained(folder)
+    return folder
+
+
+def trainer(folder: Path, base: Path, *, resume: bool = False, **changes: object) -> Trainer:
+    config = parse_config(TransformerTrainConfig, lora_run(folder, base, **changes))
+    return Trainer(TransformerTask(config), config, resume=resume)
+
+
+def prediction(transformer: torch.nn.Module) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        return transformer(
+            torch.randn(2, 4, 8, generator=generator),
+            encoder_hidden_states=torch.randn(2, 3, 16, generator=generator),
+            timestep=torch.tensor([300.0, 700.0]),
+            encoder_attention_mask=torch.ones(2, 3),
+            num_frames=2,
+            height=1,
+            width=2,
+            rope_interpolation_scale=(8 / 25, 32, 32),
+            return_dict=False,
+        )[0].float()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Trainer, Path]:
+    settings = {"adapter": {"rank": 3, "alpha": 12.0}, "export_dtype": "float32"}
+    run = trainer(tmp_path_factory.mktemp("run"), base, **settings)
+    before = {name: value.clone() for name, value in run.task.module.named_parameters()}
+    model = run.train()
+    run.before = before
+    return run, model
+
+
+def test_only_the_adapter_is_trained_and_kept(finished) -> None:
+    run, _ = finished
+    moved = {name for name, p in run.task.module.named_parameters() if not torch.equal(p, run.before[name])}
+    assert moved and all("lora_" in name for name in moved)
+    assert not any(name.startswith("text_encoder") for name in run.before)
+    checkpoint = sorted((run.folder / "checkpoints").iterdir())[-1]
+    with safe_open(next(checkpoint.glob("model*.safetensors")), "pt") as file:
+        assert all("lora_" in name for name in file.keys())  # noqa: SIM118
+
+
+def test_a_resumed_run_takes_the_steps_of_an_unbroken_one(tmp_path, base, finished) -> None:
+    run, _ = finished
+    settings = {"adapter": {"rank": 3, "alpha": 12.0}}
+    broken = trainer(tmp_path, base, **settings)
+    for _ in range(2):
+        broken.train_step()
+        broken.step += 1
+    broken.save()
+    resumed = trainer(tmp_path, base, resume=True, **settings)
+    resumed.train()
+    for (name, value), other in zip(
+        run.task.module.named_parameters(), resumed.task.module.parameters(), strict=True
+    ):
+        assert torch.equal(value, other), name
+
+
+def test_the_lora_acts_alike_in_training_here_and_in_diffusers(base, finished) -> None:
+    run, model = finished
+    expected = prediction(run.task.module.transformer.eval())
+    ours = LTXPipeline.from_pretrained(base)
+    plain = prediction(ours.transformer)
+    ours.load_lora_weights(model)
+    torch.testing.assert_close(prediction(ours.transformer), expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(plain, expected, atol=1e-4)
+
+    components = tiny_components(causal=True, statistics=True, ours=False)
+    theirs = diffusers.LTXPipeline(**components)
+    theirs.load_lora_weights(model, weight_name="pytorch_lora_weights.safetensors")
+    # Diffusers' model doesn't know causal coordinates: only the adapters are compared.
+    for name, module in theirs.transformer.named_modules():
+        if hasattr(module, "scaling"):
+            assert module.scaling == {"default_0": 4.0}, name
+
+
+def test_alpha_is_the_same_in_every_format(tmp_path, finished) -> None:
+    run, model = finished
+    trained = extract_adapter(run.task.module.transformer)
+    files = [model / "pytorch_lora_weights.safetensors", model / "comfyui_lora_weights.safetensors"]
+    for format in ("diffusers", "peft", "comfy", "kohya"):
+        files.append(write_lora(read_lora(files[0]), tmp_path / format, format))
+    for file in files:
+        lora = read_lora(file)
+        assert lora.layers.keys() == trained.layers.keys()
+        for name, layer in lora.layers.items():
+            assert (layer.rank, layer.alpha) == (3, 12.0), (file, name)
+            torch.testing.assert_close(layer.product(), trained.layers[name].product(), atol=1e-6, rtol=1e-5)
+
+
+def test_the_folder_has_samples_and_facts_for_a_card(finished) -> None:
+    _, model = finished
+    facts = yaml.safe_load((model / "card.yaml").read_text())
+    assert sorted(facts["samples"]) == ["samples/00.mp4", "samples/01.mp4"]
+    assert all((model / name).is_file() for name in facts["samples"])
+    assert facts["training"]["adapter"]["alpha"] == 12.0 and facts["training"]["caption_prefix"] == "sks "
+    with safe_open(model / "comfyui_lora_weights.safetensors", "pt") as file:
+        assert file.metadata()["trigger"] == "sks "
+
+
+def test_training_lowers_the_loss_on_its_samples(tmp_path, base) -> None:
+    run = trainer(
+        tmp_path,
+        base,
+        steps=60,
+        cached_clips=1,
+        batch_size=8,
+        conditions={"first_frame": 0.0},
+        optimizer={"name": "adamw", "learning_rate": 0.02, "warmup_steps": 1, "schedule": "constant"},
+    )
+    losses = []
+    for _ in range(60):
+        losses.append(run.train_step()["loss"])
+        run.step += 1
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"adapter": {"rank": 2, "dora": True}},
+        {"base_dtype": "bfloat16"},
+        {"base_dtype": "bfloat16", "base_storage": "fp8"},
+        {"base_dtype": "bfloat16", "base_storage": "int8"},
+        {"adapter": {"rank": 2, "dropout": 0.5}, "gradient_checkpointing": True},
+    ],
+    ids=str,
+)
+def test_kinds_of_adapters_and_bases(tmp_path, base, changes) -> None:
+    if changes.get("base_storage") == "int8":
+        pytest.importorskip("torchao")
+    run = trainer(tmp_path, base, steps=2, **changes)
+    model = run.train()
+    lora = read_lora(model)
+    assert lora.uses_dora == changes.get("adapter", {}).get("dora", False)
+    for layer in lora.layers.values():
+        assert layer.up.abs().sum() > 0 and layer.up.isfinite().all()
+    pipeline = LTXPipeline.from_pretrained(base)
+    report = pipeline.load_lora_weights(model)
+    assert not report.unmatched
+
+
+def test_targets_by_name_end_and_pattern() -> None:
+    transformer = LTXTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        num_layers=2,
+        caption_channels=16,
+    )
+    assert find_targets(transformer, ["proj_in"]) == ["proj_in"]
+    assert len(find_targets(transformer, ["to_q", "to_out.0"])) == 8
+    assert find_targets(transformer, ["transformer_blocks.1.attn1.to_?"]) == [
+        f"transformer_blocks.1.attn1.to_{letter}" for letter in "kqv"
+    ]
+    with pytest.raises(InputError, match="did you mean .*to_q"):
+        find_targets(transformer, ["to_qq"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adapter": {"rnak": 4}}, "did you mean rank"),
+        ({"adapter": {"rank": 4, "targets": ["to_z"]}}, "no linear layer"),
+        ({"initial_weights": None}, "needs initial_weights"),
+        ({"train_text_encoder": True}, "doesn't go with an adapter"),
+        ({"initial_weights": "no-where"}, "no such folder, file or repository"),
+        ({"source": "latents"}, "go together"),
+        ({"samples": {"prompts": ["a", "b"], "images": ["c.png"]}}, "1 images for 2 prompts"),
+    ],
+)
+def test_bad_settings_are_one_error(tmp_path, base, changes, message) -> None:
+    with pytest.raises(InputError, match=message):
+        TransformerTask(parse_config(TransformerTrainConfig, lora_run(tmp_path, base, **changes)))
+    assert not (tmp_path / "cache").exists()
