@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.configuration_utils import FrozenDict
-from helpers.media_sets import write_clips, write_tar
+from helpers.media_sets import write_clips, write_dataset, write_tar
 from torch import Tensor
 
 from ltx_diffusers.data.clips import skipped_by
@@ -418,10 +418,13 @@ def clips_on_disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     rows = "".join(f"clip{index}.mp4,grey number {index}\n" for index in range(4))
     (folder / "list.csv").write_text("path,caption\n" + rows)
     members = [(path.name, path.read_bytes()) for path in sorted(folder.glob("clip*"))]
+    dataset = folder / "dataset"
+    write_dataset(dataset, sorted(folder.glob("clip*.mp4")))
     return {
         "folder": folder,
         "list": folder / "list.csv",
         "webdataset": write_tar(folder / "tars" / "0.tar", members),
+        "hf-dataset": dataset,
     }
 
 

@@ -56,6 +56,22 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
     return path
 
 
+def write_dataset(folder: Path, files: list[Path], **columns: list) -> Path:
+    """A dataset of Hugging Face's with these videos inside, and captions from the text files beside them."""
+    from datasets import Dataset, Features, Value, Video
+
+    captions = [file.with_suffix(".txt").read_text() for file in files]
+    content = {
+        "clip": [{"path": file.name, "bytes": file.read_bytes()} for file in files],
+        "text": captions,
+    } | columns
+    kinds = {int: Value("int64"), float: Value("float64"), str: Value("string")}
+    features = {"clip": Video(decode=False), "text": Value("string")}
+    features |= {name: kinds[type(values[0])] for name, values in columns.items()}
+    Dataset.from_dict(content, features=Features(features)).save_to_disk(str(folder))
+    return folder
+
+
 def grey_of(frames: np.ndarray) -> list[int]:
     """The value of each frame of a clip in [0, 1], as written by `grey_clip`, to the nearest unit or so."""
     return [round(float(frame.mean()) * 255) for frame in frames]

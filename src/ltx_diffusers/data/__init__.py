@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..registry import Registry
 
-_READERS = ("shape_clips", "folder_clips", "list_clips", "tar_clips")
+_READERS = ("shape_clips", "folder_clips", "list_clips", "tar_clips", "hf_clips")
 
 data_readers: Registry = Registry(
     "data reader", builtins=tuple(f"{__name__}.{module}" for module in _READERS)

@@ -104,7 +104,7 @@ def check_set(
         report.bytes += finding.size
         if finding.digest and finding.size:
             # Several entries may be parts of one file.
-            by_content[finding.digest].setdefault((entry.path, entry.span), entry.name)
+            by_content[finding.digest].setdefault(entry.place, entry.name)
         if finding.facts is None:
             report.broken.append(Problem(entry.name, finding.problem or ""))
         else:

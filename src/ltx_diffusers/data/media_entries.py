@@ -87,6 +87,16 @@ class MediaEntry:
         """Whether its ending says that it is a picture."""
         return is_picture(self.name)
 
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """Where its bytes are: the same for entries that are parts of one file."""
+        return (self.path, self.span)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file of its own, which a list can name."""
+        return self.span is None
+
     def open(self) -> Path | IO[bytes]:
         """What to read it from: the file's path, or the member's bytes in memory.
 

@@ -1,4 +1,4 @@
-"""Sets of pictures and videos, whatever they lie in: a folder, a list, or WebDataset tars."""
+"""Sets of pictures and videos, whatever they lie in: a folder, a list, WebDataset tars, or a dataset on disk."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import MediaError
 from .clips import Problem
 from .folder_clips import list_folder
+from .hf_clips import is_dataset, list_dataset
 from .list_clips import LIST_ENDINGS, read_list
 from .media_entries import MediaEntry
 from .tar_clips import index_shards
@@ -15,15 +16,17 @@ from .tars import find_shards
 
 
 def reader_of(path: str | os.PathLike) -> str:
-    """Name of the data reader for a path: "folder", "list" or "webdataset".
+    """Name of the data reader for a path: "folder", "list", "webdataset" or "hf-dataset".
 
-    A folder is one of tars if it has some directly in it.
+    A folder is one of tars if it has some directly in it, and a dataset if `datasets` has written it.
 
     Raises:
         MediaError: If there is nothing, or it is none of these.
     """
     path = Path(path)
     if path.is_dir():
+        if is_dataset(path):
+            return "hf-dataset"
         return "webdataset" if any(path.glob("*.tar")) else "folder"
     if path.suffix == ".tar":
         return "webdataset"
@@ -49,4 +52,6 @@ def find_entries(path: str | os.PathLike) -> tuple[list[MediaEntry], list[Proble
         return list_folder(path)
     if kind == "list":
         return read_list(path)
+    if kind == "hf-dataset":
+        return list_dataset(path)
     return index_shards(find_shards(Path(path)))

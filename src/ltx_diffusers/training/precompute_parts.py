@@ -59,7 +59,7 @@ class PrecomputeReport:
         left_out: What gives no sample, and why.
         without_caption: Samples that nobody described.
         cut_captions: Captions that are longer than the text encoder takes.
-        duplicates: Names of entries with the same content, in groups.
+        duplicates: Names of entries that show the same, in groups.
         dropped: Samples left out because an earlier one has the same latents.
         freed: Bytes of files that nothing uses any more and were removed.
     """
@@ -191,10 +191,12 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _duplicates(samples: list[dict[str, Any]]) -> list[list[str]]:
+    """Names of entries that share latents, and not merely a file of which they are parts."""
     names: dict[str, dict[str, None]] = defaultdict(dict)
     for sample in samples:
-        names[sample["content"]][sample["name"]] = None
-    return [list(same) for same in names.values() if len(same) > 1]
+        names[sample["latents"]][sample["name"]] = None
+    groups = dict.fromkeys(tuple(same) for same in names.values() if len(same) > 1)
+    return [list(group) for group in groups]
 
 
 def _count(report: PrecomputeReport, samples: list[dict[str, Any]]) -> None:

@@ -54,7 +54,7 @@ def describe_scenes(scenes: Sequence[MeasuredScene]) -> str:
     """How many scenes there are, in one line."""
     pictures = sum(scene.entry.is_picture for scene in scenes)
     seconds = sum(scene.seconds for scene in scenes)
-    files = len({(scene.entry.path, scene.entry.span) for scene in scenes})
+    files = len({scene.entry.place for scene in scenes})
     parts = [f"{_count(len(scenes) - pictures, 'scene')}, {_duration(seconds)}"]
     if pictures:
         parts.append(_count(pictures, "picture"))

@@ -24,15 +24,16 @@ def check_list_writable(path: Path, source: Path, entries: Iterable[MediaEntry])
         entries: The set.
 
     Raises:
-        InputError: If the name doesn't end in .jsonl, or something lies within a tar, where a list can't point to.
+        InputError: If the name doesn't end in .jsonl, or something lies within a tar or a dataset, where a list
+            can't point to.
         MediaError: If the folder isn't there or can't be written.
     """
     if path.suffix.lower() != ".jsonl":
         raise InputError("lists of scenes are written as JSON lines", got=path, expected="a name in .jsonl")
-    inside = next((entry for entry in entries if entry.span is not None), None)
+    inside = next((entry for entry in entries if not entry.is_file), None)
     if inside is not None:
         raise InputError(
-            "a list can't name what lies in a tar",
+            "a list can't name what lies in a tar or a dataset",
             got=inside.name,
             fix="filter the files, then pack the list",
         )
