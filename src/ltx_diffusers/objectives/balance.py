@@ -23,6 +23,9 @@ def gradient_ratio(
         loss: The loss to scale, ().
         layer: Weight of the layer whose gradients are compared.
         cap: Largest ratio.
+
+    Raises:
+        InputError: If one of the losses doesn't depend on the layer.
     """
     strength, own = (_gradient_norm(value, layer) for value in (reference, loss))
     return (strength / (own + _EPS)).clamp(max=cap).detach()
@@ -54,8 +57,14 @@ def last_layer(vae: nn.Module, part: str) -> torch.Tensor:
 def _gradient_norm(loss: torch.Tensor, layer: torch.Tensor) -> torch.Tensor:
     (gradient,) = torch.autograd.grad(loss, layer, retain_graph=True, allow_unused=True)
     if gradient is None:
-        gradient = torch.zeros_like(layer)
-    gradient = gradient.float()
+        raise InputError(
+            "a loss can't be balanced by a layer that it doesn't depend on",
+            got="no gradient at the last convolution of the encoder or decoder",
+            fix="choose another layer, or set the objective's balance to {kind: constant}",
+        )
+    gradient = (
+        gradient.float().contiguous()
+    )  # of a convolution it may lie channels last, which gloo can't sum up
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(gradient)
         gradient /= dist.get_world_size()
