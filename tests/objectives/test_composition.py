@@ -127,6 +127,9 @@ def test_the_factor_is_capped_detached_and_absent_without_gradients():
     torch.testing.assert_close(ratio, torch.tensor(4 / (3 + 1e-4)))
     assert not ratio.requires_grad
     assert gradient_ratio(weight.square(), 0 * weight, weight, 100.0) == 100.0
+    elsewhere = torch.ones((), requires_grad=True)
+    with pytest.raises(InputError, match="doesn't depend on"):
+        gradient_ratio(weight.square(), elsewhere.square(), weight, 100.0)
     model = Model()
     composition = Composition({"l2": Term(L2()), "own": Term(Scaled(5.0), 0.1, Balance("adaptive"))})
     with torch.no_grad():

@@ -32,6 +32,21 @@ def test_any_distance_is_averaged_over_frames(chunk):
     torch.testing.assert_close(losses, expected)
 
 
+def test_parts_give_the_same_gradient_and_keep_no_features():
+    def losses_and_kept(chunk):
+        kept = []
+        reconstruction = draw(2, 3, 9, 32, 32, seed=1).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+            losses = RandomFeatures(chunk=chunk)(record(draw(2, 3, 9, 32, 32), reconstruction))
+        losses.sum().backward()
+        return losses, reconstruction.grad, sum(kept)
+
+    (whole, expected, all_kept), (parts, gradient, kept) = losses_and_kept(None), losses_and_kept(4)
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(gradient, expected)
+    assert kept < all_kept / 4
+
+
 def test_the_stand_in_is_frozen_repeatable_and_blind_to_nothing_but_equality():
     video, other = draw(2, 3, 2, 16, 16), draw(2, 3, 2, 16, 16, seed=1)
     objective = RandomFeatures()

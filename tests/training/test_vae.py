@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_runs import vae_run
+from helpers.tiny_runs import TINY_VAE, vae_run
 
 from ltx_diffusers.data.shape_clips import ShapeClips
 from ltx_diffusers.errors import InputError, UnknownNameError
 from ltx_diffusers.functional.draws import Draws
 from ltx_diffusers.training.config import parse_config
-from ltx_diffusers.training.vae import VAETask, VAETrainConfig, to_model_range, to_uint8
+from ltx_diffusers.training.vae import VAETask, VAETrainConfig, reconstruct, to_model_range, to_uint8
 
 
 def task(folder, **changes):
@@ -73,6 +73,17 @@ def test_statistics_are_those_of_the_clips(tmp_path):
     flat = torch.cat(means).transpose(0, 1).flatten(1)
     torch.testing.assert_close(vae.module.vae.latents_mean, flat.mean(1), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(vae.module.vae.latents_std, flat.std(1), atol=1e-5, rtol=1e-4)
+
+
+def test_validation_decodes_with_the_same_noise_each_time(tmp_path):
+    vae = task(tmp_path, model=TINY_VAE | {"decoder_inject_noise": [True] * 4}).module.vae.eval()
+    for name, parameter in vae.named_parameters():
+        if "per_channel_scale" in name:
+            torch.nn.init.ones_(parameter)
+    video = torch.zeros(1, 3, 9, 32, 32)
+    first = reconstruct(vae, video, 0.1)
+    assert torch.equal(first, reconstruct(vae, video, 0.1))
+    assert not torch.equal(first, reconstruct(vae, video, 0.1, seed=1))
 
 
 def test_unknown_objectives_and_those_of_other_models_are_refused(tmp_path):

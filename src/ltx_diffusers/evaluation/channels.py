@@ -63,7 +63,7 @@ def channel_statistics(latents: Tensor) -> ChannelStatistics:
         raise InputError("channel statistics need two latent pixels or more", got=tuple(latents.shape))
     if not latents.isfinite().all():
         raise InputError("the latents hold values that aren't finite", got=tuple(latents.shape))
-    mean = latents.transpose(0, 1).flatten(1).double().mean(1)
+    mean = latents.mean((0, 2, 3, 4), dtype=torch.float64)
     covariance = torch.zeros(channels, channels, dtype=torch.float64)
     for sample in latents:  # one at a time, as float64 takes twice the memory
         centred = sample.flatten(1).double() - mean[:, None]

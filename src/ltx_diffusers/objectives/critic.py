@@ -80,11 +80,11 @@ class Critic(nn.Module):
         labels = torch.cat([view.label for view, _ in verdicts])
         values = torch.cat([logits.mean(1) for _, logits in verdicts])
         for buffer, of_class in ((self.mean_of_originals, labels > 0), (self.mean_of_others, labels < 0)):
-            total = torch.stack([values[of_class].sum(), of_class.sum().to(values)])
+            total = torch.stack([(values * of_class).sum(), of_class.sum().to(values)])
             if dist.is_available() and dist.is_initialized():
                 dist.all_reduce(total)
-            if total[1] > 0:
-                buffer.lerp_((total[0] / total[1]).to(buffer), 1 - decay)
+            mean = (total[0] / total[1].clamp(min=1)).to(buffer)
+            buffer.lerp_(torch.where(total[1] > 0, mean, buffer), 1 - decay)  # without waiting for a device
 
 
 def _gradient_penalty(view: View, logits: torch.Tensor, original: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
 from . import objectives
@@ -26,7 +27,8 @@ class Perceptual(VAEObjective):
     Args:
         distance: Takes two batches of frames (N, 3, H, W) in [-1, 1] and gives N distances, in any shape. A module is
             frozen and stays out of checkpoints.
-        chunk: Frames that are compared at a time, to save memory; None for all.
+        chunk: Frames that are compared at a time, to save memory; their features are computed once more in the
+            backward pass. None for all, whose features are kept.
     """
 
     is_reconstruction = True
@@ -42,17 +44,19 @@ class Perceptual(VAEObjective):
 
     def on_reconstruction(self, record: VAEPass) -> torch.Tensor:
         """Loss of each sample, (B,)."""
-        distance = self._distance[0]
-        if isinstance(distance, nn.Module):
-            distance.to(record.reconstruction.device)
+        distance, device = self._distance[0], record.reconstruction.device
+        if isinstance(distance, nn.Module) and any(p.device != device for p in distance.parameters()):
+            distance.to(device)
         batch, _, frames = record.video.shape[:3]
         originals, results = (
             video.transpose(1, 2).flatten(0, 1) for video in (record.video, record.reconstruction)
         )
-        chunk = self.chunk or batch * frames
+        if self.chunk is None:
+            return distance(results, originals).reshape(batch, frames).mean(1)
         parts = [
-            distance(result, original).reshape(-1)
-            for result, original in zip(results.split(chunk), originals.split(chunk), strict=True)
+            # Parts save memory only if their features aren't kept for the backward pass.
+            checkpoint(distance, result, original, use_reentrant=False, preserve_rng_state=False).reshape(-1)
+            for result, original in zip(results.split(self.chunk), originals.split(self.chunk), strict=True)
         ]
         return torch.cat(parts).unflatten(0, (batch, frames)).mean(1)
 

@@ -236,16 +236,20 @@ class VAETask:
 def reconstruct(
     vae: AutoencoderKLLTX, video: torch.Tensor, noise_level: float | None, seed: int = 0
 ) -> torch.Tensor:
-    """Encode a clip (B, 3, F, H, W) in [-1, 1] to its most likely latents, noise and decode them, clamp the result."""
+    """Encode a clip (B, 3, F, H, W) in [-1, 1] to its most likely latents, noise and decode them, clamp the result.
+
+    All noise, that of the level and what some decoders inject, follows from the seed.
+    """
+    generator = torch.Generator().manual_seed(seed)
     latents = vae.encode(video).latent_dist.mode()
     level = None
     if noise_level is not None:
         level = torch.full((video.shape[0],), noise_level, device=video.device)
-        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
         latents = normalize_latents(latents, vae.latents_mean, vae.latents_std)
         latents = (1 - noise_level) * latents + noise_level * noise
         latents = denormalize_latents(latents, vae.latents_mean, vae.latents_std)
-    return vae.decode(latents, level).sample.clamp(-1, 1)
+    return vae.decode(latents, level, generator=generator).sample.clamp(-1, 1)
 
 
 def to_model_range(frames: np.ndarray) -> torch.Tensor:
