@@ -225,7 +225,7 @@ def test_the_perturbed_rows_run_only_in_their_window() -> None:
     rows = []
     transformer.register_forward_pre_hook(
         lambda module, args, kwargs: rows.append(
-            (len(kwargs["hidden_states"]), kwargs.get("perturbed_rows", 0))
+            (len(kwargs["encoder_hidden_states"]), kwargs.get("perturbed_rows", 0))
         ),
         with_kwargs=True,
     )

@@ -49,7 +49,7 @@ def test_few_runs_give_what_a_run_for_each_pass_gives(name: str) -> None:
 
     seen = []
     transformer.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(len(kwargs["hidden_states"])), with_kwargs=True
+        lambda module, args, kwargs: seen.append(len(kwargs["encoder_hidden_states"])), with_kwargs=True
     )
     keeping = Keeping(*passes)
     GuidedVelocity(transformer, texts, keeping)(state, timestep)

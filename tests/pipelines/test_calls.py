@@ -190,7 +190,8 @@ def test_a_callback_may_replace_features(pipeline):
 def test_a_callback_may_end_guidance(pipeline):
     batches = []
     pipeline.transformer.register_forward_pre_hook(
-        lambda module, args, kwargs: batches.append(kwargs["hidden_states"].shape[0]), with_kwargs=True
+        lambda module, args, kwargs: batches.append(kwargs["encoder_hidden_states"].shape[0]),
+        with_kwargs=True,
     )
 
     def stop_guiding(owner, index, timestep, tensors):

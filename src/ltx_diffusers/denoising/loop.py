@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -15,6 +15,17 @@ from .samplers import Sampler, SchedulerSampler, own_copy
 from .state import TokenState, moving_tokens, renoised, token_levels
 
 Velocity = Callable[[TokenState, Tensor], Tensor]
+
+
+@runtime_checkable
+class LevelVelocity(Protocol):
+    """A velocity that need not be told the timestep of each token."""
+
+    def at_level(self, state: TokenState, sigma: float, scale: float) -> Tensor:
+        """Velocity (B, L, C) of a state with conditions at `sigma`, whose tokens are at `token_levels`."""
+        ...
+
+
 StepEnd = Callable[[int, Tensor, TokenState], TokenState]
 
 
@@ -41,7 +52,7 @@ def denoise(
     Args:
         state: Tokens at sigma = 1 (`at_noise_level`).
         velocity: The model, (state, timestep (B,) or (B, L)) -> (B, L, C). Timesteps are per token only where
-            the state has conditions.
+            the state has conditions. If it has `at_level`, that is called there.
         scheduler: Holds `timesteps` in [0, 1000] after its `set_timesteps`.
         sampler: Takes the steps, as a copy; the scheduler itself if None.
         condition_noise_scale: Noise on fixed tokens before each step; see `renoised`.
@@ -105,6 +116,8 @@ class _Run:
 
     def _predict(self, state: TokenState, sigma: float) -> Tensor:
         """The model at a level of the video."""
+        if self.conditioned and isinstance(self.velocity, LevelVelocity):
+            return self.velocity.at_level(state, sigma, self.scale)
         if self.conditioned:
             return self.velocity(state, token_levels(state, sigma) * self.scale)
         timestep = state.strength.new_full((state.tokens.shape[0],), sigma * self.scale)

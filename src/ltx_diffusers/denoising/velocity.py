@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from ..models.transformers.perturbation import Perturbation
+from ..models.transformers.step_cache import StepCache
+from ..models.transformers.transformer_ltx import LTXTransformer3DModel
 from .guidance import Guidance, Pass
 from .guidance.base import LayerHooks
-from .state import TokenState
+from .passes import fit_in_one_batch, rows_in_common, runs_of, without_padding
+from .state import TokenState, token_levels
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,11 @@ class TextFeatures:
 
     Attributes:
         embeds: (B, T, D) features of the text encoder.
-        mask: (B, T), true or 1 at tokens of text.
+        mask: (B, T), true or 1 at tokens of text; None if all are.
     """
 
     embeds: Tensor
-    mask: Tensor
+    mask: Tensor | None
 
 
 @dataclass
@@ -35,19 +38,24 @@ class GuidedVelocity:
 
     Passes with perturbed attention stand last in the batch, so that only their rows are perturbed; where passes
     are perturbed in different ways, each further way is a run of its own, and so is each pass with hooks on layers.
+    What is the same at every step is kept from the first one on (`StepCache`), so an object serves one loop.
 
     Attributes:
         transformer: Ours, or Diffusers' `LTXVideoTransformer3DModel` for guidance that perturbs nothing.
         texts: Text of each pass, by the names in `Pass.text`.
         guidance: Of the current step; may be replaced between steps.
         attention_kwargs: Passed on to the transformer ({"scale": ...} weighs LoRA layers).
+        in_one_batch: Whether passes run as one batch; False: in turn, which takes less memory. None: as one batch if
+            it fits in the memory that is free at the first step.
     """
 
     transformer: torch.nn.Module
     texts: dict[str, TextFeatures]
     guidance: Guidance
     attention_kwargs: dict[str, Any] | None = field(default=None)
+    in_one_batch: bool | None = field(default=None)
     _cached_passes: list[Pass] | None = field(default=None, init=False, repr=False)
+    _step_cache: StepCache = field(default_factory=StepCache, init=False, repr=False)
 
     def __call__(self, state: TokenState, timestep: Tensor) -> Tensor:
         """Guided velocity of every token.
@@ -59,41 +67,106 @@ class GuidedVelocity:
         Returns:
             (B, L, C) float32.
         """
+        return self._guided(state, timestep, None)
+
+    def at_level(self, state: TokenState, sigma: float, scale: float) -> Tensor:
+        """Guided velocity of every token of a state with conditions, each at its own level.
+
+        Tokens that are given alike are at the same level, so that one timestep serves a whole run of them.
+
+        Args:
+            state: The tokens and where they stand.
+            sigma: Noise level of the video.
+            scale: Timestep at noise level 1.
+
+        Returns:
+            (B, L, C) float32.
+        """
+        timestep = token_levels(state, sigma) * scale
+        runs = None
+        if self._ours:
+            runs = self._step_cache.get("runs", (state.strength,), lambda: runs_of(state.strength))
+        if runs is None:
+            return self._guided(state, timestep, None)
+        return self._guided(state, timestep.index_select(1, runs.first), runs.lengths)
+
+    def forget(self) -> None:
+        """Forget what was kept from earlier steps: for after code that may have changed weights, adapters or texts."""
+        self._step_cache.forget()
+
+    @property
+    def _ours(self) -> bool:
+        """Whether the model is ours and runs as it is written, not compiled as a whole."""
+        return (
+            isinstance(self.transformer, LTXTransformer3DModel)
+            and self.transformer._compiled_call_impl is None
+        )
+
+    def _guided(self, state: TokenState, timestep: Tensor, runs: tuple[int, ...] | None) -> Tensor:
         passes = self.guidance.passes
         predictions: dict[Pass, Tensor] = {}
-        for together in _runs(passes):
-            predicted = self._predict(together, state, timestep).float().chunk(len(together))
+        for together in self._batches(passes, state):
+            predicted = self._predict(together, state, timestep, runs).float().chunk(len(together))
             predictions |= dict(zip(together, predicted, strict=True))
         return self.guidance.combine([predictions[run] for run in passes])
 
-    def _predict(self, passes: list[Pass], state: TokenState, timestep: Tensor) -> Tensor:
+    def _batches(self, passes: Sequence[Pass], state: TokenState) -> list[list[Pass]]:
+        """The passes of each run of the model."""
+        batches = _runs(passes)
+        if self.in_one_batch is None:
+            rows = max(map(len, batches)) * state.tokens.shape[0]
+            self.in_one_batch = not self._ours or fit_in_one_batch(self.transformer, rows, state.tokens)
+        return batches if self.in_one_batch else [[run] for batch in batches for run in batch]
+
+    def _predict(
+        self, passes: list[Pass], state: TokenState, timestep: Tensor, runs: tuple[int, ...] | None
+    ) -> Tensor:
         """Velocities (passes * B, L, C) of one run of the model."""
-        texts = [self.texts[run.text] for run in passes]
-        count = len(texts)
-        embeds = torch.cat([text.embeds for text in texts])
+        count = len(passes)
         perturbation = passes[-1].perturbation
-        perturbed = {}
+        options: dict[str, Any] = {}
         if perturbation is not None:
             perturbed_passes = sum(run.perturbation is not None for run in passes)
-            perturbed = {
-                "perturbation": perturbation,
-                "perturbed_rows": perturbed_passes * state.tokens.shape[0],
-            }
+            options["perturbation"] = perturbation
+            options["perturbed_rows"] = perturbed_passes * state.tokens.shape[0]
+        text = self._text(passes)
+        tokens, coords = state.tokens, state.coords
+        if self._ours:
+            # One row of tokens for all passes: the model repeats them where the texts come in.
+            options["step_cache"] = self._step_cache
+            options["timestep_runs"] = runs
+            coords = self._step_cache.get("coords", (coords,), lambda: rows_in_common(state.coords))
+        else:
+            tokens, timestep, coords = (torch.cat([x] * count) for x in (tokens, timestep, coords))
         hooks = passes[-1].hooks
         with self._cache(passes), nullcontext() if hooks is None else hooks.applied(self.transformer):
             return self.transformer(
-                hidden_states=torch.cat([state.tokens] * count).to(embeds.dtype),
-                encoder_hidden_states=embeds,
-                timestep=torch.cat([timestep] * count),
-                encoder_attention_mask=torch.cat([text.mask for text in texts]),
+                hidden_states=tokens.to(text.embeds.dtype),
+                encoder_hidden_states=text.embeds,
+                timestep=timestep,
+                encoder_attention_mask=text.mask,
                 num_frames=state.size.frames,
                 height=state.size.height,
                 width=state.size.width,
-                video_coords=torch.cat([state.coords] * count),
+                video_coords=coords,
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
-                **perturbed,
+                **options,
             )[0]
+
+    def _text(self, passes: list[Pass]) -> TextFeatures:
+        """Texts of some passes, one after the other; the same object at each step."""
+        texts = [self.texts[run.text] for run in passes]
+        sources = tuple(tensor for text in texts for tensor in (text.embeds, text.mask))
+
+        def make() -> TextFeatures:
+            embeds, mask = (torch.cat(tensors) for tensors in (sources[::2], sources[1::2]))
+            # Context parallelism shares out the text, whose length may be chosen to be divisible.
+            if not self._ours or self.transformer._parallel_config is not None:
+                return TextFeatures(embeds, mask)
+            return TextFeatures(*without_padding(embeds, mask))
+
+        return self._step_cache.get("texts", sources, make)
 
     def _cache(self, passes: list[Pass]) -> AbstractContextManager:
         """The context that Diffusers' step caches want for one run of the model.

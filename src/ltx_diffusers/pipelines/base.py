@@ -474,6 +474,7 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
             }
             asked = {name: tensors[name] for name in request.callback_on_step_end_tensor_inputs}
             changed = request.callback_on_step_end(self, index, timestep, asked) or {}
+            velocity.forget()  # the caller may have changed LoRAs, or written to what it was given
             if "prompt_embeds" in changed:
                 parts = changed["prompt_embeds"].split(request.num_videos)
                 for run, embeds in zip(passes[-len(parts) :], parts, strict=True):

@@ -203,6 +203,8 @@ class LTXEditPipeline(LTXPipelineBase):
                 state = replace(state, tokens=step.tokens)
                 bar.update()
                 self._report(request, index, step)
+                if request.callback_on_step_end is not None:
+                    model.forget()  # the caller may have changed LoRAs
                 if self._interrupt:
                     break
         return state

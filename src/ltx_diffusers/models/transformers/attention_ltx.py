@@ -12,7 +12,8 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
 
 from ...errors import InputError
-from ...functional.rope import apply_rotary
+from .cpu_attention import attend_on_cpu, takes_attention
+from .layers import Linear, QueryKeyNorm, Rotary
 
 QK_NORM_EPS = 1e-5
 
@@ -29,7 +30,8 @@ class LTXAttnProcessor:
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+        image_rotary_emb: Rotary | None = None,
+        keys_values: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Attend from `hidden_states` to `encoder_hidden_states`, or to themselves where that is None.
 
@@ -38,25 +40,35 @@ class LTXAttnProcessor:
             hidden_states: (B, L, C).
             encoder_hidden_states: (B, S, C_text).
             attention_mask: Additive bias (B, 1, S).
-            image_rotary_emb: (cos, sin), each (B, L, C).
+            image_rotary_emb: RoPE of queries and keys.
+            keys_values: `attn.keys_values(encoder_hidden_states)`, if they are known.
 
         Returns:
             (B, L, C).
         """
-        query, key, value = attn.project(hidden_states, encoder_hidden_states)
-        query, key = attn.norm_q(query), attn.norm_k(key)
-        if image_rotary_emb is not None:
-            query, key = apply_rotary(query, *image_rotary_emb), apply_rotary(key, *image_rotary_emb)
+        if keys_values is None:
+            query, key, value = attn.project(hidden_states, encoder_hidden_states)
+            key = attn.norm_k(key, image_rotary_emb)
+        else:
+            query, (key, value) = attn.to_q(hidden_states), keys_values
+        query = attn.norm_q(query, image_rotary_emb)
         if attention_mask is not None:
             # One bias for all heads: it broadcasts, and context parallelism may share the heads out.
             attention_mask = attention_mask[:, None].to(query.dtype)
 
-        attended = dispatch_attention_fn(
-            *(x.unflatten(-1, (attn.heads, -1)) for x in (query, key, value)),
-            attn_mask=attention_mask,
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config,
-        )
+        query, key, value = (x.unflatten(-1, (attn.heads, -1)) for x in (query, key, value))
+        chosen = self._attention_backend is not None or self._parallel_config is not None
+        if not chosen and takes_attention(query, key, attention_mask):
+            attended = attend_on_cpu(query, key, value)
+        else:
+            attended = dispatch_attention_fn(
+                query,
+                key,
+                value,
+                attn_mask=attention_mask,
+                backend=self._attention_backend,
+                parallel_config=self._parallel_config,
+            )
         return attn.project_out(attended.flatten(2).to(query.dtype))
 
 
@@ -99,13 +111,13 @@ class LTXAttention(nn.Module, AttentionModuleMixin):
         self.is_cross_attention = cross_attention_dim is not None  # read by Diffusers' hooks
         inner_dim = heads * dim_head
         key_dim = query_dim if cross_attention_dim is None else cross_attention_dim
-        self.norm_q = nn.RMSNorm(inner_dim, eps=QK_NORM_EPS)
-        self.norm_k = nn.RMSNorm(inner_dim, eps=QK_NORM_EPS)
-        self.to_q = nn.Linear(query_dim, inner_dim, bias=bias)
-        self.to_k = nn.Linear(key_dim, inner_dim, bias=bias)
-        self.to_v = nn.Linear(key_dim, inner_dim, bias=bias)
+        self.norm_q = QueryKeyNorm(inner_dim, eps=QK_NORM_EPS)
+        self.norm_k = QueryKeyNorm(inner_dim, eps=QK_NORM_EPS)
+        self.to_q = Linear(query_dim, inner_dim, bias=bias)
+        self.to_k = Linear(key_dim, inner_dim, bias=bias)
+        self.to_v = Linear(key_dim, inner_dim, bias=bias)
         # A list with an inactive dropout, because the released keys are `to_out.0.*`.
-        self.to_out = nn.ModuleList([nn.Linear(inner_dim, query_dim, bias=out_bias), nn.Dropout(0.0)])
+        self.to_out = nn.ModuleList([Linear(inner_dim, query_dim, bias=out_bias), nn.Dropout(0.0)])
         self.set_processor(processor if processor is not None else self._default_processor_cls())
 
     def project(
@@ -119,6 +131,14 @@ class LTXAttention(nn.Module, AttentionModuleMixin):
             return self.to_q(hidden_states), *self.to_kv(encoder_hidden_states).chunk(2, dim=-1)
         return self.to_qkv(hidden_states).chunk(3, dim=-1)
 
+    def keys_values(self, encoder_hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised keys and values (B, S, C) of text features, for `forward` to take again and again."""
+        if self.fused_projections:
+            key, value = self.to_kv(encoder_hidden_states).chunk(2, dim=-1)
+        else:
+            key, value = self.to_k(encoder_hidden_states), self.to_v(encoder_hidden_states)
+        return self.norm_k(key), value
+
     def project_out(self, attended: torch.Tensor) -> torch.Tensor:
         """The layer's output (B, L, C) from the attention's result (B, L, C)."""
         for layer in self.to_out:
@@ -130,7 +150,16 @@ class LTXAttention(nn.Module, AttentionModuleMixin):
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+        image_rotary_emb: Rotary | None = None,
+        keys_values: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Run the processor; arguments as in `LTXAttnProcessor`."""
-        return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
+        """Run the processor; arguments as in `LTXAttnProcessor`. Another processor computes keys and values itself."""
+        inputs = (hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
+        if keys_values is None or not self.is_plain:
+            return self.processor(self, *inputs)
+        return self.processor(self, *inputs, keys_values)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is computed as written here, by no other processor."""
+        return type(self.processor) is LTXAttnProcessor

@@ -21,14 +21,16 @@ from torch import nn
 
 from ...errors import InputError
 from ...functional.coordinates import scaled_coordinates, video_coordinates
-from ...functional.rope import rotary_embedding
+from ...functional.rope import rotary_embedding, rotary_turns
 from ...geometry import CompressionRatios, VideoSize
 from ..publishing import PublishesToHub
 from ..recorded import ReadsRecordedSettings
 from ..single_file import SingleFileMixin
-from .block_ltx import LTXTransformerBlock, modulate
+from .block_ltx import LTXTransformerBlock, TextMemory, modulate
+from .layers import Linear, Rotary
 from .perturbation import Perturbation
 from .sharding import CONTEXT_PARALLEL_PLAN, Shard
+from .step_cache import StepCache, weights_state
 
 MASKED_BIAS = -10000.0
 """Added to the attention scores of masked text tokens, as the released models were trained."""
@@ -129,7 +131,7 @@ class LTXTransformer3DModel(
             )
 
         self.inner_dim = dim
-        self.proj_in = nn.Linear(in_channels, dim)
+        self.proj_in = Linear(in_channels, dim)
         self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
         self.time_embed = AdaLayerNormSingle(dim, use_additional_conditions=False)
         self.caption_projection = PixArtAlphaTextProjection(in_features=caption_channels, hidden_size=dim)
@@ -149,7 +151,7 @@ class LTXTransformer3DModel(
             for _ in range(num_layers)
         )
         self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.proj_out = nn.Linear(dim, out_channels or in_channels)
+        self.proj_out = Linear(dim, out_channels or in_channels)
 
         self.shard = Shard()
         self.gradient_checkpointing = False
@@ -171,6 +173,8 @@ class LTXTransformer3DModel(
         frame_rate: float | torch.Tensor | None = None,
         perturbation: Perturbation | None = None,
         perturbed_rows: int = 0,
+        step_cache: StepCache | None = None,
+        timestep_runs: Sequence[int] | None = None,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """Predict the velocity (noise minus clean latents) of each token.
 
@@ -181,11 +185,13 @@ class LTXTransformer3DModel(
 
         Args:
             hidden_states: Tokens (B, L, in_channels).
-            encoder_hidden_states: Text features (B, S, caption_channels).
+            encoder_hidden_states: Text features (B, S, caption_channels); or those of several texts for the same
+                tokens, (n B, S, caption_channels), all rows of the first text first. What the texts have in common
+                is then computed once.
             timestep: Noise level times 1000, in [0, 1000]: one per sample, (B,) or (B, 1), or one per token
                 (B, L).
-            encoder_attention_mask: Which text tokens count: (B, S), 1 or True for those that do; or an
-                additive bias (B, 1, S). None if all do, which saves work.
+            encoder_attention_mask: Which text tokens count, in rows as the text: (B, S), 1 or True for those that
+                do; or an additive bias (B, 1, S). None if all do, which saves work.
             num_frames: Tokens in time (latent frames).
             height: Tokens in height (latent rows).
             width: Tokens in width (latent columns).
@@ -197,15 +203,18 @@ class LTXTransformer3DModel(
             frame_rate: Frames per second, one number or one per sample (B,).
             perturbation: What to perturb, for spatio-temporal guidance.
             perturbed_rows: How many rows of the batch, its last ones, are perturbed.
+            step_cache: Keeps what is the same at every step of a loop (RoPE, projected text, its keys and values),
+                known by the identity of `video_coords` and `encoder_hidden_states`. Not used with gradients.
+            timestep_runs: Lengths of the K runs of tokens that have one timestep each; `timestep` is then (B, K).
 
         Returns:
-            Velocities (B, L, out_channels), as `.sample` or in a tuple.
+            Velocities (n B, L, out_channels), as `.sample` or in a tuple.
 
         Raises:
             InputError: If a shape doesn't fit the others, or it isn't told where the tokens are.
         """
-        self._check_inputs(hidden_states, encoder_hidden_states)
-        self._check_perturbation(perturbation, perturbed_rows, hidden_states.shape[0])
+        copies = self._check_inputs(hidden_states, encoder_hidden_states)
+        self._check_perturbation(perturbation, perturbed_rows, encoder_hidden_states.shape[0])
         batch_size, num_tokens, _ = hidden_states.shape
         if video_coords is None:
             size = VideoSize(num_frames, height, width)
@@ -219,27 +228,98 @@ class LTXTransformer3DModel(
                 expected=f"({batch_size}, 3, {num_tokens})",
             )
 
-        rotary = tuple(self.shard(x) for x in rotary_embedding(video_coords.float(), self.inner_dim))
+        cache = None if torch.is_grad_enabled() else step_cache
+        rotary = self._rotary(video_coords, cache)
         text_bias = self._text_bias(encoder_attention_mask, encoder_hidden_states)
-        modulation, embedded_timestep = self._embed_timesteps(timestep, hidden_states)
-        encoder_hidden_states = self.caption_projection(self.shard(encoder_hidden_states))
+        modulation, embedded_timestep, runs = self._embed_timesteps(timestep, hidden_states, timestep_runs)
+        text, memories = self._text(encoder_hidden_states, cache)
         hidden_states = self.proj_in(self.shard(hidden_states))
 
+        shared = copies > 1 and self._shares_first_block(perturbation)
+        if copies > 1:
+            embedded_timestep, modulation_of_all = (
+                x.repeat(copies, 1, 1) for x in (embedded_timestep, modulation)
+            )
+            rotary_of_all = _repeated(rotary, copies)
+            if not shared:
+                hidden_states = hidden_states.repeat(copies, 1, 1)
+                modulation, rotary = modulation_of_all, rotary_of_all
+
         for index, block in enumerate(self.transformer_blocks):
-            inputs = (hidden_states, encoder_hidden_states, modulation, rotary, text_bias)
+            inputs = (hidden_states, text, modulation, rotary, text_bias)
             if perturbed_rows and index in perturbation.blocks:
                 inputs += ((perturbation.mode, perturbed_rows),)
+            options: dict[str, Any] = {}  # none of them with gradients
+            if memories is not None:
+                options["text_memory"] = memories[index]
+            if runs is not None:
+                options["runs"] = runs
+            if shared and index == 0:
+                options["copies"] = copies
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 hidden_states = self._gradient_checkpointing_func(block, *inputs)
             else:
-                hidden_states = block(*inputs)
+                hidden_states = block(*inputs, **options)
+            if shared and index == 0:
+                modulation, rotary = modulation_of_all, rotary_of_all
 
         shift, scale = (self.scale_shift_table + embedded_timestep[:, :, None]).unbind(dim=2)
-        output = self.proj_out(modulate(self.norm_out(hidden_states), shift, scale))
+        output = self.proj_out(modulate(self.norm_out(hidden_states), shift, scale, runs))
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
-    def _check_inputs(self, hidden_states: torch.Tensor, text: torch.Tensor) -> None:
-        """Shapes only, so that it costs no synchronisation and can be compiled."""
+    @property
+    def _turns(self) -> bool:
+        """Whether RoPE is one product of complex numbers: not with gradients, under compilers, or for others' code."""
+        return (
+            not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and self.device.type in ("cpu", "cuda")
+            and all(
+                block.attn1.is_plain and block._compiled_call_impl is None
+                for block in self.transformer_blocks
+            )
+        )
+
+    def _rotary(self, video_coords: torch.Tensor, cache: StepCache | None) -> Rotary:
+        """RoPE of all tokens; this process's share of it under context parallelism."""
+        turns = self._turns
+        if cache is not None:
+            return cache.get("rotary", (video_coords,), lambda: self._rotary(video_coords, None), turns)
+        coords = video_coords.float()
+        if turns:
+            return self.shard(rotary_turns(coords, self.inner_dim))
+        return tuple(self.shard(x) for x in rotary_embedding(coords, self.inner_dim))
+
+    def _text(
+        self, features: torch.Tensor, cache: StepCache | None
+    ) -> tuple[torch.Tensor, list[TextMemory] | None]:
+        """Projected text (B, S, C), and where each block keeps what it makes of it."""
+        if cache is None:
+            return self.caption_projection(self.shard(features)), None
+
+        def make() -> tuple[torch.Tensor, list[TextMemory]]:
+            memories = [TextMemory() for _ in self.transformer_blocks]
+            return self.caption_projection(self.shard(features)), memories
+
+        layers = [self.caption_projection]
+        for block in self.transformer_blocks:
+            named = block.attn2.named_children()
+            layers += [layer for name, layer in named if name not in ("norm_q", "to_q", "to_out")]
+        return cache.get("text", (features,), make, weights_state(layers))
+
+    def _shares_first_block(self, perturbation: Perturbation | None) -> bool:
+        """Whether the first block may take rows that several texts share: not where something else acts on it."""
+        block = self.transformer_blocks[0]
+        return (
+            (perturbation is None or 0 not in perturbation.blocks)
+            and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and block._compiled_call_impl is None
+            and not hasattr(block, "_diffusers_hook")
+        )
+
+    def _check_inputs(self, hidden_states: torch.Tensor, text: torch.Tensor) -> int:
+        """How many texts there are for each row. Shapes only, so that it costs no synchronisation and compiles."""
         if hidden_states.ndim != 3 or hidden_states.shape[-1] != self.config.in_channels:
             raise InputError(
                 "hidden_states must be tokens (B, L, in_channels)",
@@ -248,7 +328,8 @@ class LTXTransformer3DModel(
             )
         if (
             text.ndim != 3
-            or text.shape[0] != hidden_states.shape[0]
+            or text.shape[0] < hidden_states.shape[0]
+            or text.shape[0] % hidden_states.shape[0]
             or text.shape[-1] != self.config.caption_channels
         ):
             raise InputError(
@@ -256,6 +337,7 @@ class LTXTransformer3DModel(
                 got=tuple(text.shape),
                 expected=f"({hidden_states.shape[0]}, S, {self.config.caption_channels})",
             )
+        return text.shape[0] // hidden_states.shape[0]
 
     def _check_perturbation(self, perturbation: Perturbation | None, rows: int, batch_size: int) -> None:
         if not 0 <= rows <= batch_size or (rows > 0) != (perturbation is not None):
@@ -318,11 +400,13 @@ class LTXTransformer3DModel(
         )
 
     def _embed_timesteps(
-        self, timestep: torch.Tensor, hidden_states: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors for the blocks (B, T, 6 C) and for the output (B, T, C), with T = 1 or L."""
+        self, timestep: torch.Tensor, hidden_states: torch.Tensor, runs: Sequence[int] | None
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...] | None]:
+        """Vectors for the blocks (B, T, 6 C) and for the output (B, T, C), with T = 1 or L, or K and its runs."""
         batch_size, num_tokens, _ = hidden_states.shape
-        if timestep.shape not in ((batch_size,), (batch_size, 1)):
+        if runs is not None:
+            timestep, runs = self._timesteps_of_runs(timestep, tuple(runs), hidden_states)
+        elif timestep.shape not in ((batch_size,), (batch_size, 1)):
             if timestep.shape != (batch_size, num_tokens):
                 raise InputError(
                     "timesteps must be one per sample or one per token",
@@ -331,7 +415,25 @@ class LTXTransformer3DModel(
                 )
             timestep = self.shard(timestep)
         modulation, embedded = self.time_embed(timestep.flatten(), hidden_dtype=hidden_states.dtype)
-        return modulation.unflatten(0, (batch_size, -1)), embedded.unflatten(0, (batch_size, -1))
+        return modulation.unflatten(0, (batch_size, -1)), embedded.unflatten(0, (batch_size, -1)), runs
+
+    def _timesteps_of_runs(
+        self, timestep: torch.Tensor, runs: tuple[int, ...], hidden_states: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[int, ...] | None]:
+        """Timesteps and runs for the blocks; timesteps per token where blocks can't take runs."""
+        batch_size, num_tokens, _ = hidden_states.shape
+        if timestep.shape != (batch_size, len(runs)) or sum(runs) != num_tokens or min(runs) < 1:
+            raise InputError(
+                "timestep_runs must be the lengths of runs of tokens, with a timestep for each",
+                got=f"runs {runs}, timesteps {tuple(timestep.shape)}",
+                expected=f"{num_tokens} tokens in all, timesteps ({batch_size}, {len(runs)})",
+            )
+        if len(runs) == 1:
+            return timestep, None
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self._parallel_config is not None:
+            parts = [timestep[:, [run]].expand(-1, length) for run, length in enumerate(runs)]
+            return self.shard(torch.cat(parts, dim=1)), None
+        return timestep, runs
 
     def _text_bias(self, mask: torch.Tensor | None, text: torch.Tensor) -> torch.Tensor | None:
         """A mask (B, S) as an additive bias (B, 1, S); a bias as it is."""
@@ -350,3 +452,10 @@ class LTXTransformer3DModel(
             )
         # Contiguous, because context parallelism gathers the shares of it.
         return self.shard(bias)[:, None].contiguous()
+
+
+def _repeated(rotary: Rotary, copies: int) -> Rotary:
+    """RoPE for each copy of its rows; one row stands for all."""
+    if isinstance(rotary, tuple):
+        return tuple(_repeated(part, copies) for part in rotary)
+    return rotary if rotary.shape[0] == 1 else rotary.repeat(copies, 1, 1)
