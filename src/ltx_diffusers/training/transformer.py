@@ -21,6 +21,7 @@ from ..pipelines.pipeline_ltx import LTXPipeline
 from .base_model import open_base_model
 from .clips import open_clips
 from .config import share_of_batch
+from .distillation import open_distillation
 from .frozen_text import FrozenTexts, StoredTexts, padded
 from .latent_store import LatentStore
 from .lora import add_lora, keep_trained_only, write_trained_lora
@@ -60,19 +61,23 @@ class TransformerTask:
             self.vae.spatial_compression_ratio,
             self.vae.spatial_compression_ratio,
         )
+        self.distillation = open_distillation(config, base)
+        if self.distillation is not None:
+            self.scheduler = self.distillation.student_scheduler
         if config.adapter is not None:
             add_lora(base.transformer, config.adapter)
         trained_encoder = base.text_encoder if config.trains_text_encoder else None
-        self.module = TransformerTrainingModule(base.transformer, trained_encoder, config, self.ratios)
+        self.module = TransformerTrainingModule(
+            base.transformer, trained_encoder, config, self.ratios, self.distillation
+        )
         if config.adapter is not None:
             keep_trained_only(self.module)
         self.texts: FrozenTexts | StoredTexts | None = None
         if has_text:
             self.texts = StoredTexts(stored)
         elif trained_encoder is None:
-            self.texts = FrozenTexts(
-                base.tokenizer, base.text_encoder.to(processes.device), config.text_length
-            )
+            device = processes.device if config.text_encoder_device == "auto" else "cpu"
+            self.texts = FrozenTexts(base.tokenizer, base.text_encoder.to(device), config.text_length)
         self.noise_levels = NoiseLevels(config)
         self._open_data(stored)
         self.plan = TransformerPlan(self.source, config, self.ratios)
@@ -128,17 +133,20 @@ class TransformerTask:
         """Have the features of what will be asked for, now and not after hours of training."""
         if self.texts is not None:
             self.texts.of([*self.videos.texts, ""] if self.videos.prompts else [""])
+            if self.distillation is not None:
+                self.texts.of([self.distillation.config.negative_prompt])
 
     def batch(self, step: int, rank: int, world_size: int) -> dict[str, Any]:
         """This rank's latents and texts of a step; see `TransformerTrainingModule.forward`."""
         picks = self.plan.share(step, rank, world_size)
-        levels = self.noise_levels(step, [self.plan.tokens[pick.bucket] for pick in self.plan.picks(step)])
+        levels = self._levels(step, [self.plan.tokens[pick.bucket] for pick in self.plan.picks(step)])
+        rows = [pick.index for pick in picks]
         samples = [self.source[pick.number] for pick in picks]
         captions = [self._caption(step, pick) for pick in picks]
         groups = self.collator.groups(picks, samples, self.plan.clip(step), self.plan.gives_references(step))
         return {
             "groups": groups,
-            "sigma": levels[[pick.index for pick in picks]],
+            **{name: values[rows] for name, values in levels.items()},
             "weight": torch.tensor([sample.weight for sample in samples]),
             "bucket": torch.tensor([pick.bucket for pick in picks]),
             "keep": self.plan.keep(step),
@@ -172,7 +180,10 @@ class TransformerTask:
             for count in counts
         )
         # With an adapter the backward pass has no gradients of the base's weights to compute.
-        return Work(len(picks), sum(counts), flops if self.config.adapter is None else flops * 2 / 3)
+        passes = 3.0 if self.config.adapter is None else 2.0
+        if self.distillation is not None:
+            passes += self.distillation.forward_passes(max(counts))
+        return Work(len(picks), sum(counts), flops * passes / 3)
 
     @torch.no_grad()
     def validate(self, folder: Path) -> dict[str, float]:
@@ -241,7 +252,7 @@ class TransformerTask:
         rng = np.random.default_rng(_VALIDATION_SEED)
         for bucket, size in enumerate(plan.sizes):
             numbers = self.held_out.buckets[size][: self.config.validation_clips]
-            levels = self.noise_levels(_VALIDATION_STEP + bucket, [plan.tokens[bucket]] * len(numbers))
+            levels = self._levels(_VALIDATION_STEP + bucket, [plan.tokens[bucket]] * len(numbers))["sigma"]
             for start in range(0, len(numbers), self.config.batch_size):
                 chosen = numbers[start : start + self.config.batch_size]
                 picks = [
@@ -263,6 +274,13 @@ class TransformerTask:
                 total += float(self.module(_to(batch, device))["loss"].sum())
                 count += len(chosen)
         return total / max(1, count)
+
+    def _levels(self, step: int, tokens: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Noise levels (B,) of the samples of a step, by their numbers of tokens; see `Distillation.draw`."""
+        if self.distillation is None:
+            return {"sigma": self.noise_levels(step, tokens)}
+        sigma, start = self.distillation.draw(self.config.seed, step, len(tokens))
+        return {"sigma": sigma, "start": start}
 
     def _caption(self, step: int, pick: Pick) -> str:
         """The wording of a sample at a step: with the prefix, or empty where it is dropped."""
@@ -290,7 +308,11 @@ class TransformerTask:
         else:
             features = self.texts.of(captions)
         text = padded(features)
-        return {"text_embeds": text.embeds.float(), "text_mask": text.mask}
+        batch = {"text_embeds": text.embeds.float(), "text_mask": text.mask}
+        if self.distillation is not None:
+            negative = padded(self.texts.of([self.distillation.config.negative_prompt]))
+            batch |= {"negative_embeds": negative.embeds.float(), "negative_mask": negative.mask}
+        return batch
 
 
 def _first_captions(clips: ClipReader, count: int) -> list[str]:
