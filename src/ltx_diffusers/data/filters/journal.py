@@ -8,6 +8,8 @@ from typing import IO, Any
 
 from ...errors import InputError, MediaError
 
+_START = b'{"key": "'
+
 
 class Journal:
     """Measurements by key, of which each is on the disk as soon as it is known.
@@ -74,7 +76,7 @@ class Journal:
     def _load(self, path: Path) -> bool:
         """Read the file; True if its last line was cut off."""
         strangers = 0
-        line = b"\n"
+        line = b""
         with path.open("rb") as file:
             for line in file:
                 try:
@@ -82,7 +84,8 @@ class Journal:
                     self._found[row["key"]] = row["found"]
                 except (ValueError, TypeError, KeyError, RecursionError):
                     strangers += 1
-        is_torn = not line.endswith(b"\n")
-        if strangers > is_torn and not self._found:
+        is_torn = bool(line) and not line.endswith(b"\n")
+        cut_off = is_torn and (line.startswith(_START) or _START.startswith(line))
+        if strangers > cut_off and not self._found:
             raise InputError(f"{path} holds no measurements", fix="name another file")
         return is_torn

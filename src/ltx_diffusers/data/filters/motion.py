@@ -14,8 +14,8 @@ from .scene import Scene
 _NOISE = 1.0
 """Differences of brightness, of 255, that may be noise of the camera or the compression in a thumbnail."""
 
-_STILL = 0.5
-"""A picture whose brightness changes less on average, of 255, stands still."""
+_STILL = 1.0
+"""A picture whose brightness changes less on average, of 255, stands still: compression and noise change that much."""
 
 _FLAT = 0.25
 """Added to the mean slope of brightness per thumbnail pixel, so that a flat picture doesn't move fast."""
