@@ -75,6 +75,18 @@ def test_statistics_are_those_of_the_clips(tmp_path):
     torch.testing.assert_close(vae.module.vae.latents_std, flat.std(1), atol=1e-5, rtol=1e-4)
 
 
+def test_autocast_keeps_the_decoders_activations_in_bf16(tmp_path):
+    """Shifts, scales and injected noise have fp32 weights, which must not make everything behind them fp32."""
+    vae = task(tmp_path, model=TINY_VAE | {"decoder_inject_noise": [True] * 4}).module.vae
+    types = set()
+    for module in vae.decoder.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.register_forward_pre_hook(lambda _, inputs: types.add(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        vae.decode(torch.zeros(1, 8, 2, 1, 1, dtype=torch.bfloat16), torch.tensor([0.1]))
+    assert types == {torch.bfloat16}
+
+
 def test_validation_decodes_with_the_same_noise_each_time(tmp_path):
     vae = task(tmp_path, model=TINY_VAE | {"decoder_inject_noise": [True] * 4}).module.vae.eval()
     for name, parameter in vae.named_parameters():

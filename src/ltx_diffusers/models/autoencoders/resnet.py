@@ -112,14 +112,14 @@ class ResnetBlock3d(nn.Module):
             hidden = modulate(hidden, shift1, scale1)
         hidden = self.conv1(F.silu(hidden))
         if self.per_channel_scale1 is not None:
-            hidden = hidden + noise[0] * self.per_channel_scale1[:, None]
+            hidden = hidden + noise[0] * self.per_channel_scale1[:, None].to(hidden.dtype)
 
         hidden = pixel_norm(hidden)
         if self.scale_shift_table is not None:
             hidden = modulate(hidden, shift2, scale2)
         hidden = self.conv2(F.silu(hidden))
         if self.per_channel_scale2 is not None:
-            hidden = hidden + noise[1] * self.per_channel_scale2[:, None]
+            hidden = hidden + noise[1] * self.per_channel_scale2[:, None].to(hidden.dtype)
 
         if self.conv_shortcut is not None:
             inputs = self.conv_shortcut(self.norm3(inputs))

@@ -32,5 +32,8 @@ class TimeEmbedder(nn.Module):
 
 
 def modulate(hidden: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Adaptive normalisation: `hidden` (B, C, F, H, W) times 1 + scale plus shift, each (B, C, 1, 1, 1)."""
-    return hidden * (1 + scale) + shift
+    """Adaptive normalisation: `hidden` (B, C, F, H, W) times 1 + scale plus shift, each (B, C, 1, 1, 1).
+
+    The result has the type of `hidden`: in autocast, fp32 weights would else make all that follows fp32.
+    """
+    return hidden * (1 + scale).to(hidden.dtype) + shift.to(hidden.dtype)
