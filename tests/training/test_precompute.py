@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.media_sets import grey_clip, write_clips, write_pictures
+from helpers.media_sets import grey_clip, write_clips, write_pictures, write_tar
 from tiny import tiny_components
 
 from ltx_diffusers.data.cutting import Cut
 from ltx_diffusers.data.media_sets import find_entries
-from ltx_diffusers.data.video import write_image, write_video
+from ltx_diffusers.data.video import read_video, write_image, write_video
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.geometry import VideoSize
 from ltx_diffusers.training.clip_plan import ClipSettings
@@ -311,6 +311,39 @@ def test_references_and_masks_lie_at_the_same_moments(tmp_path: Path, parts: dic
             expected = vae.encode(shown).latent_dist.mean[0]
         expected = (expected - vae.latents_mean.view(-1, 1, 1, 1)) / vae.latents_std.view(-1, 1, 1, 1)
         assert (sample.references[0] - expected).abs().mean() < tolerance * expected.abs().mean()
+
+
+def test_parts_of_files_and_members_of_tars_are_cut_as_files_are(tmp_path: Path, parts: dict) -> None:
+    source = tmp_path / "set"
+    source.mkdir()
+    rng = np.random.default_rng(0)
+    video = np.kron(rng.integers(0, 255, (40, 3, 4, 3), dtype=np.uint8), np.ones((1, 32, 32, 1), np.uint8))
+    write_video(source / "long.mp4", video, 24)
+    # Frames 12 to 29, the right lower part; the reference has half the size.
+    write_video(source / "half.mp4", video[:, ::2, ::2], 24)
+    part = {"start": 0.5, "end": 1.25, "crop": [64, 32, 64, 64]}
+    row = {"path": "long.mp4", "caption": "part", "reference": "half.mp4", **part}
+    (source / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (row, {"path": "long.mp4"})))
+    size = VideoSize(9, 64, 64)
+    report = run(source / "list.jsonl", tmp_path / "out", parts, ClipSettings(sizes=(size,)))
+    assert report.samples == 2 and not report.duplicates and not report.left_out
+    sample = LatentStore.open(tmp_path / "out")[0]
+    vae = parts["vae"]
+    shown = read_video(source / "long.mp4")[0][17:26, 32:, 64:]  # the middle 9 of 18 frames
+    video_of_part = torch.from_numpy(shown).permute(3, 0, 1, 2)[None] / 127.5 - 1
+    with torch.no_grad():
+        expected = vae.encode(video_of_part).latent_dist.mean[0]
+    expected = (expected - vae.latents_mean.view(-1, 1, 1, 1)) / vae.latents_std.view(-1, 1, 1, 1)
+    torch.testing.assert_close(sample.mean, expected, atol=1e-4, rtol=1e-4)
+    difference = (sample.references[0] - expected).abs().mean()
+    assert difference < 0.3 * expected.abs().mean()  # the same moments and place, enlarged
+
+    (source / "long.txt").write_text("whole")
+    members = [(path.name, path.read_bytes()) for path in sorted(source.glob("long.*"))]
+    write_tar(tmp_path / "tars" / "0.tar", members)
+    assert run(tmp_path / "tars", tmp_path / "out", parts, ClipSettings(sizes=(size,))).encoded == 0
+    store = LatentStore.open(tmp_path / "out")
+    assert (store.describe(0), store.caption(0)) == ("0.tar/long.mp4", "whole")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Container
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -255,7 +256,7 @@ def _open_media(source: Path | IO[bytes], picture: bool) -> _Media:
     """
     with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if file.tell() == 0:
+        if file.seek(0, io.SEEK_END) == 0:
             raise MediaError("it is empty")
         file.seek(0)
     if picture:
