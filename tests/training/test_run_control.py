@@ -216,6 +216,9 @@ def test_changed_settings_name_keys_that_came_and_went():
         "a: 1 -> None",
         "b.d: None -> [1]",
     ]
+    before, now = {"stages": [{"steps": 5}, {"steps": 6}]}, {"stages": [{"steps": 5}, {"steps": 7}]}
+    assert changed_settings(before, now) == ["stages.1.steps: 6 -> 7"]
+    assert changed_settings(before, {"stages": []}) == ["stages: [{'steps': 5}, {'steps': 6}] -> []"]
 
 
 def test_an_average_may_begin_in_a_resumed_run(tmp_path):

@@ -276,6 +276,8 @@ def changed_settings(before: dict[str, Any], now: dict[str, Any], prefix: str = 
     lines = []
     for key in before | now:
         old, new = before.get(key), now.get(key)
+        if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+            old, new = dict(enumerate(old)), dict(enumerate(new))
         if isinstance(old, dict) and isinstance(new, dict):
             lines += changed_settings(old, new, f"{prefix}{key}.")
         elif old != new:
