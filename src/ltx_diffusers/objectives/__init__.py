@@ -15,6 +15,7 @@ from ..registry import Registry
 
 _MODULES = (
     "adversarial",
+    "distillation",
     "flow_matching",
     "latent_masking",
     "local_correlation",

@@ -65,6 +65,31 @@ class AdapterConfig(StrictModel):
     dora: bool = False
 
 
+class DistillationConfig(StrictModel):
+    """A student of few steps, and its teacher.
+
+    Attributes:
+        steps: Steps that the student samples with; its noise levels are those of its `scheduler` for so many.
+        teacher: Folder of the teacher's pipeline, or "embedded"; None for the run's initial weights. Texts are encoded
+            by the student's own text encoder.
+        teacher_steps: Steps that the teacher takes from noise to video. It also stops at the student's levels.
+        guidance_scale: Classifier-free guidance of the teacher, which the student learns to do without; None for the
+            default of the teacher's pipeline.
+        negative_prompt: What the teacher's guidance leads away from.
+        own_inputs: Share of the samples that the student itself brings from pure noise to the level that is trained,
+            instead of noised data.
+        step_power: The student's levels come up in proportion to the length of their steps to this power; 0: alike.
+    """
+
+    steps: int = Field(default=8, gt=0)
+    teacher: str | None = None
+    teacher_steps: int = Field(default=32, gt=0)
+    guidance_scale: float | None = Field(default=None, ge=0)
+    negative_prompt: str = ""
+    own_inputs: float = Field(default=0.5, ge=0, le=1)
+    step_power: float = Field(default=0.5, ge=0)
+
+
 class SizeBucket(StrictModel):
     """A size of clips; a run may have several, pictures (one frame) among them.
 
@@ -133,7 +158,8 @@ class TransformerTrainConfig(RunConfig):
         vae: Folder of the finished VAE; None for that of `initial_weights`.
         model: Arguments of `LTXTransformer3DModel`, for training from scratch.
         text_encoder: Fields of `T5Config`, for training from scratch.
-        train_text_encoder: Whether the text encoder is trained along; None: if the transformer is trained as a whole.
+        train_text_encoder: Whether the text encoder is trained along; None: if the transformer is trained as a whole,
+            without a teacher.
         text_encoder_device: Where a text encoder works that isn't trained: "auto" is the processes' own device. Each
             caption is encoded once, so that "cpu" costs little and saves the GPU the encoder's memory.
         text_length: Longest text in tokens.
@@ -157,7 +183,9 @@ class TransformerTrainConfig(RunConfig):
         buckets: Sizes of clips; without any the data's one size, or all that the folder of latents has.
         token_dropping: Largest share of a video's tokens that may be left out at random, so that samples of about
             equal token counts make one batch (paper, section 2.3: up to 0.2).
-        objective: A registered objective for `FlowPass`.
+        objective: A registered objective for `FlowPass`, or with `distillation` one for `TrajectoryPass`.
+        distillation: Teach the model to sample in few steps, with an objective such as "trajectory-distillation"; its
+            noise levels stand in place of `density`.
         density: Noise levels.
         weighting: Weights of noise levels in the loss.
         caption_dropout: Share of captions replaced by the empty one, for classifier-free guidance.
@@ -193,6 +221,7 @@ class TransformerTrainConfig(RunConfig):
     buckets: tuple[SizeBucket, ...] = ()
     token_dropping: float = Field(default=0.0, ge=0, le=0.9)
     objective: str = "flow-matching"
+    distillation: DistillationConfig | None = None
     density: DensityConfig = DensityConfig()
     weighting: WeightingConfig = WeightingConfig()
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
@@ -217,6 +246,11 @@ class TransformerTrainConfig(RunConfig):
             raise ValueError(
                 "base_dtype and base_storage go with an adapter: weights that are trained stay float32"
             )
+        if self.distillation is not None:
+            if self.initial_weights is None:
+                raise ValueError("distillation needs initial_weights, the model that becomes the student")
+            if self.train_text_encoder:
+                raise ValueError("distillation leaves the text encoder as the teacher knows it")
         if self.vae is None and self.initial_weights is None:
             raise ValueError("vae is needed where there are no initial_weights")
         if (self.source == "latents") != (self.latents is not None):
@@ -226,4 +260,6 @@ class TransformerTrainConfig(RunConfig):
     @property
     def trains_text_encoder(self) -> bool:
         """Whether the text encoder is trained along."""
-        return self.adapter is None if self.train_text_encoder is None else self.train_text_encoder
+        if self.train_text_encoder is not None:
+            return self.train_text_encoder
+        return self.adapter is None and self.distillation is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,45 +16,15 @@ from ..functional.draws import Draws
 from ..geometry import CompressionRatios
 from ..models.transformers.transformer_ltx import LTXTransformer3DModel
 from ..objectives import objectives
+from ..objectives.distillation import TrajectoryPass
 from ..objectives.flow_matching import FlowPass
 from .conditioning import GivenClip, GivenReference, GivenRegion, with_drawn_conditions
+from .distillation import Distillation
 from .loss_bins import noise_level_bins
 from .loss_weighting import build_loss_weighting
 from .token_dropping import kept_positions
+from .training_tokens import TrainingTokens
 from .transformer_config import TransformerTrainConfig
-
-
-@dataclass(frozen=True)
-class TrainingTokens:
-    """Tokens of samples as the transformer gets them in training, with what it is to predict.
-
-    Attributes:
-        tokens: Noised latents (B, L, C).
-        levels: Noise level of each token (B, L).
-        coords: Seconds and pixels (B, 3, L).
-        target: The velocity (B, L, C).
-        counts: Which tokens count in the loss (B, L), bool: those that aren't given.
-        rows: Places of the samples in their batch.
-    """
-
-    tokens: Tensor
-    levels: Tensor
-    coords: Tensor
-    target: Tensor
-    counts: Tensor
-    rows: tuple[int, ...]
-
-    def at(self, positions: Tensor) -> TrainingTokens:
-        """The tokens at some positions (B, K) only, each as it was."""
-        channels = positions[..., None].expand(-1, -1, self.tokens.shape[2])
-        return replace(
-            self,
-            tokens=self.tokens.gather(1, channels),
-            levels=self.levels.gather(1, positions),
-            coords=self.coords.gather(2, positions[:, None].expand(-1, 3, -1)),
-            target=self.target.gather(1, channels),
-            counts=self.counts.gather(1, positions),
-        )
 
 
 class TransformerTrainingModule(torch.nn.Module):
@@ -66,9 +35,11 @@ class TransformerTrainingModule(torch.nn.Module):
         text_encoder: Trained along; None if batches bring features of their texts.
         config: Settings of the run.
         ratios: Compression of the VAE, for coordinates.
+        distillation: The teacher and what belongs to it, for an objective that has one.
 
     Raises:
-        InputError: If the config's objective isn't one of a transformer, or its weighting can't be built.
+        InputError: If the config's objective isn't one of a transformer, or lacks the teacher that it needs, or its
+            weighting can't be built.
     """
 
     def __init__(
@@ -77,6 +48,7 @@ class TransformerTrainingModule(torch.nn.Module):
         text_encoder: torch.nn.Module | None,
         config: TransformerTrainConfig,
         ratios: CompressionRatios,
+        distillation: Distillation | None = None,
     ) -> None:
         super().__init__()
         self.transformer = transformer
@@ -85,8 +57,15 @@ class TransformerTrainingModule(torch.nn.Module):
         self.ratios = ratios
         self.weighting = build_loss_weighting(config.weighting.name, **config.weighting.options)
         self.objective = objectives.get(config.objective)()
-        if self.objective.inputs is not FlowPass:
+        self.distillation = distillation
+        if self.objective.inputs not in (FlowPass, TrajectoryPass):
             raise InputError(f"the objective {config.objective!r} is not one of a transformer")
+        if (self.objective.inputs is TrajectoryPass) != (distillation is not None):
+            raise InputError(
+                "an objective with a teacher and the config's section 'distillation' go together",
+                got=f"objective: {config.objective}, {'no' if distillation is None else 'a'} section",
+                fix="objective: trajectory-distillation with distillation: {steps: 8}, or neither",
+            )
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Losses (B,) of a batch.
@@ -95,16 +74,19 @@ class TransformerTrainingModule(torch.nn.Module):
             batch: `groups`, one for each size of samples (see `noised_tokens`), and for all samples in their order:
                 noise level `sigma` (B,), loss weight `weight` (B,), number of the size `bucket` (B,), the text as
                 `input_ids` or `text_embeds` with `text_mask`; `keep`, how many tokens of its video each sample keeps,
-                or None for all; `step`.
+                or None for all; `step`. With a teacher also its `negative_embeds` (1, T, D) and `negative_mask`
+                (1, T), and `start` (B,), the noise level that the student comes down to `sigma` from; `sigma` if
+                there is none.
             generator: Not used: every draw follows from the run's seed and the sample's number.
         """
         text = self._text(batch)
-        tokens = [self.noised_tokens(group, batch["sigma"], batch) for group in batch["groups"]]
+        start = batch.get("start", batch["sigma"])
+        tokens = [self.noised_tokens(group, start, batch) for group in batch["groups"]]
         losses = {}
         for together in _by_length(tokens):
-            predicted = self.predict(together, text)
-            record = FlowPass(predicted.float(), together.target, together.counts)
-            losses |= dict(zip(together.rows, self.objective(record), strict=True))
+            losses |= dict(
+                zip(together.rows, self.objective(self._record(together, text, batch)), strict=True)
+            )
         error = torch.stack([losses[row] for row in range(len(batch["sigma"]))])
         weight = self.weighting(batch["sigma"]) * batch["weight"]
         return {
@@ -166,16 +148,36 @@ class TransformerTrainingModule(torch.nn.Module):
             return tokens
         return tokens.at(kept_positions(state.num_target, state.num_extra, keep, draws))
 
+    def _record(
+        self, tokens: TrainingTokens, text: TextFeatures, batch: dict[str, Any]
+    ) -> FlowPass | TrajectoryPass:
+        if self.distillation is None:
+            return FlowPass(self.predict(tokens, text).float(), tokens.target, tokens.counts)
+        return self.distillation.record(
+            self.transformer,
+            self._predict_by,
+            tokens,
+            text,
+            TextFeatures(batch["negative_embeds"], batch["negative_mask"]),
+            batch["sigma"],
+            batch.get("start", batch["sigma"]),
+        )
+
     def predict(self, tokens: TrainingTokens, text: TextFeatures) -> Tensor:
         """Predicted velocity (b, L, C) of some of the batch's samples, by texts of the whole batch."""
+        return self._predict_by(self.transformer, tokens, text)
+
+    def _predict_by(
+        self, transformer: LTXTransformer3DModel, tokens: TrainingTokens, text: TextFeatures
+    ) -> Tensor:
         rows = list(tokens.rows)
         inputs = tokens.tokens, text.embeds[rows]
         if self.config.adapter is not None:  # weights that are trained are float32, as inputs are
             inputs = tuple(each.to(getattr(torch, self.config.base_dtype)) for each in inputs)
-        return self.transformer(
+        return transformer(
             inputs[0],
             encoder_hidden_states=inputs[1],
-            timestep=tokens.levels * self.transformer.config.timestep_scale_multiplier,
+            timestep=tokens.levels * transformer.config.timestep_scale_multiplier,
             encoder_attention_mask=text.mask[rows],
             video_coords=tokens.coords,
             return_dict=False,
