@@ -227,8 +227,10 @@ def with_drawn_conditions(
 
 
 def _latent_frames_given(kind: Tensor, shares: ConditionShares, frames: int, draws: Draws) -> Tensor:
-    """How many latent frames each sample is given from its start on (B,), by a number of its kind from [0, 1)."""
+    """How many latent frames each sample is given from its start on (B,): by its kind, none to all but one."""
+    draw = draws.uniform()
+    if frames == 1:  # of a picture nothing would be left to learn
+        return torch.zeros_like(kind, dtype=torch.long)
     opening = (kind >= shares.first_frame) & (kind < shares.first_frame + shares.opening)
-    upto = 1 + (draws.uniform() * max(1, frames - 1)).long()  # 1 to F - 1
-    upto = upto.clamp(max=max(1, frames - 1))
+    upto = (1 + (draw * (frames - 1)).long()).clamp(max=frames - 1)
     return torch.where(opening, upto, (kind < shares.first_frame).long())
