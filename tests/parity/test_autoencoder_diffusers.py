@@ -81,6 +81,7 @@ def test_single_frames_are_equal(version):
 def test_half_precision_is_equal(version):
     ours, theirs = (model.bfloat16() for model in pair(version))
     video = torch.randn(1, 3, 9, 32, 32, dtype=torch.bfloat16)
+    ours.use_pieces = False  # in pieces norms are taken in fp32, which is not equal but nearer to the truth
     results = []
     for model in (ours, theirs):
         torch.manual_seed(1)

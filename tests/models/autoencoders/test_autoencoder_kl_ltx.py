@@ -31,7 +31,7 @@ def test_latents_depend_on_no_later_frame(version):
             changed = video.clone()
             changed[:, :, 8 * k + 1 :] = torch.randn_like(changed[:, :, 8 * k + 1 :])
             moments = model.encode(changed).latent_dist.parameters
-            assert relative_error(moments[:, :, : k + 1], whole[:, :, : k + 1]) < 1e-6
+            assert relative_error(moments[:, :, : k + 1], whole[:, :, : k + 1]) < 1e-5
             assert relative_error(moments[:, :, k + 1], whole[:, :, k + 1]) > 1e-2
             start = model.encode(video[:, :, : 8 * k + 1]).latent_dist.parameters
             assert relative_error(start, whole[:, :, : k + 1]) < 1e-5

@@ -23,6 +23,7 @@ from ..publishing import PublishesToHub
 from ..recorded import ReadsRecordedSettings
 from ..single_file import SingleFileMixin
 from .blocks import downsample_stride
+from .bounded import CodesInBoundedMemory
 from .config_checks import check_lengths
 from .decoder import Decoder3d, decoder_stages
 from .encoder import CONV_BLOCK, Encoder3d, encoder_stages
@@ -31,7 +32,13 @@ from .tiling import Tiling
 
 
 class AutoencoderKLLTX(
-    PublishesToHub, ReadsRecordedSettings, ModelMixin, AutoencoderMixin, ConfigMixin, SingleFileMixin
+    CodesInBoundedMemory,
+    PublishesToHub,
+    ReadsRecordedSettings,
+    ModelMixin,
+    AutoencoderMixin,
+    ConfigMixin,
+    SingleFileMixin,
 ):
     """Causal video autoencoder with one log-variance for all channels and, from 0.9.1, a denoising decoder.
 
@@ -273,9 +280,9 @@ class AutoencoderKLLTX(
         """
         _check_dims("a video", x, self.config.in_channels)
         check_video_size(*x.shape[2:], self.compression_ratios)
-        tiling = self._tiling(self.use_framewise_encoding)
         parts = x.split(1) if self.use_slicing else [x]
-        posterior = DiagonalGaussianDistribution(_join([tiling.encode(part, self.encoder) for part in parts]))
+        coder, tiling = self._encoder_for(parts[0], self._tiling(self.use_framewise_encoding))
+        posterior = DiagonalGaussianDistribution(_join([tiling.encode(part, coder) for part in parts]))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     @apply_forward_hook
@@ -302,19 +309,16 @@ class AutoencoderKLLTX(
         Raises:
             InputError: If a shape isn't valid, or `temb` is missing.
         """
-        _check_dims("latents", z, self.config.latent_channels)
+        self._check_latents(z, generator)
         batch = z.shape[0]
-        if isinstance(generator, list) and len(generator) != batch:
-            raise InputError("a list of generators needs one per sample", got=len(generator), expected=batch)
         temb = self._noise_levels(temb, z)
-        tiling = self._tiling(self.use_framewise_decoding)
         parts = [slice(i, i + 1) for i in range(batch)] if self.use_slicing else [slice(None)]
+        coder, tiling = self._decoder_for(z[parts[0]], self._tiling(self.use_framewise_decoding))
         piecewise = self.decoder.injects_noise and (self.use_slicing or tiling.time is not None)
         videos = []
         for part, replay in zip(parts, noise_replays(generator, parts, z.device, piecewise), strict=True):
-            decoder = partial(
-                self.decoder, temb=None if temb is None else temb[part], generator=replay.generator
-            )
+            levels = None if temb is None else temb[part]
+            decoder = partial(coder, temb=levels, generator=replay.generator)
             videos.append(tiling.decode(z[part], decoder, before_time_tile=replay.rewind))
         decoded = _join(videos)
         return DecoderOutput(sample=decoded) if return_dict else (decoded,)
@@ -345,6 +349,13 @@ class AutoencoderKLLTX(
         posterior = self.encode(sample).latent_dist
         latents = posterior.sample(generator) if sample_posterior else posterior.mode()
         return self.decode(latents, temb, return_dict, generator)
+
+    def _check_latents(self, z: torch.Tensor, generator: Generators) -> None:
+        _check_dims("latents", z, self.config.latent_channels)
+        if isinstance(generator, list) and len(generator) != z.shape[0]:
+            raise InputError(
+                "a list of generators needs one per sample", got=len(generator), expected=z.shape[0]
+            )
 
     def _noise_levels(self, temb: torch.Tensor | float | None, z: torch.Tensor) -> torch.Tensor | None:
         """`temb` as (B,), or None if the decoder takes none."""

@@ -11,13 +11,16 @@ from typing import Protocol
 
 import torch
 
-from . import kernels
+from . import fewer_products, kernels
 from .causal_conv import CausalConv3d, is_plain_convolution
 from .resampling import Downsampler3d, Upsampler3d
 from .resnet import ResnetBlock3d
 
 Noise = tuple[torch.Tensor, torch.Tensor]
 """The two maps (1 or B, 1, 1, H, W) that a residual block adds."""
+
+# Entries of a prepared kernel that is kept from piece to piece: 17 MB.
+_KEPT_KERNEL = 1 << 22
 
 
 class Stream(Protocol):
@@ -71,6 +74,7 @@ class ConvStream:
         self._behind = copies - self._ahead
         self._carried: torch.Tensor | None = None
         self._padded: torch.Tensor | None = None
+        self._prepared: torch.Tensor | None = None
 
     def push(self, piece: torch.Tensor, last: bool) -> torch.Tensor | None:
         """As `Stream.push`."""
@@ -108,7 +112,18 @@ class ConvStream:
         stride = self.layer.conv.stride[0]
         count = max(0, (padded.shape[1] - self.layer.time_kernel) // stride + 1)
         self._carried = None if last else padded[:, count * stride :].clone()
-        return kernels.convolve(self.layer.conv, padded) if count > 0 else None
+        return self._convolve(padded, last) if count > 0 else None
+
+    def _convolve(self, padded: torch.Tensor, last: bool) -> torch.Tensor:
+        conv = self.layer.conv
+        if not kernels.pays_with_few_products(conv, padded):
+            return kernels.convolve(conv, padded)
+        prepared = self._prepared
+        if prepared is None:
+            prepared = fewer_products.prepared_kernels(conv.weight)
+        # Kept for the pieces that follow, unless that takes much memory.
+        self._prepared = prepared if not last and prepared.numel() <= _KEPT_KERNEL else None
+        return kernels.convolve(conv, padded, prepared)
 
     def _can_sum_kernel(self, like: torch.Tensor) -> bool:
         """As in `CausalConv3d.forward`."""
