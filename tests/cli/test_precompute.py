@@ -94,6 +94,7 @@ def test_the_launcher_says_which_process_it_is(
         (("--size", "64x32x9", "--frame-rate", "-1"), "frame_rate"),
         (("--size", "64x32x9", "--model", "nowhere"), "unknown model"),
         (("--size", "64x32x9", "--device", "gpu"), "unknown device"),
+        (("--size", "64x32x9", "--piece", "last"), "no piece of a clip"),
         (("--size", "64x32x65"), "gives no sample"),
         ((), "size"),
     ],

@@ -22,6 +22,7 @@ from ltx_diffusers.data.video import read_video, write_image, write_video
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.geometry import VideoSize
 from ltx_diffusers.training.clip_plan import ClipSettings
+from ltx_diffusers.training.conditioning import Piece
 from ltx_diffusers.training.latent_store import SAMPLES_NAME, LatentStore
 from ltx_diffusers.training.precompute import EncodingSettings, precompute
 
@@ -346,6 +347,33 @@ def test_parts_of_files_and_members_of_tars_are_cut_as_files_are(tmp_path: Path,
     assert (store.describe(0), store.caption(0)) == ("0.tar/long.mp4", "whole")
 
 
+def test_pieces_are_encoded_by_themselves(folder: Path, tmp_path: Path, parts: dict) -> None:
+    longer = VideoSize(17, 32, 32)
+    clips = ClipSettings(sizes=(longer, STILL), pieces=((-1, 1), (-9, 9), (4, 1)))
+    report = run(folder, tmp_path / "out", parts, clips)
+    assert report.encoded == 3 * 4 + 2
+    store = LatentStore.open(tmp_path / "out")
+    number = by_name(store)["clip2.mp4"]
+    frames, _ = Cut().clip(folder / "clip2.mp4", False, longer)
+    vae = parts["vae"]
+    for piece in (Piece(16, 1), Piece(8, 9), Piece(4, 1)):
+        video = torch.from_numpy(piece(number, frames)).permute(3, 0, 1, 2)[None] / 127.5 - 1
+        with torch.no_grad():
+            posterior = vae.encode(video).latent_dist
+        std = vae.latents_std.view(-1, 1, 1, 1)
+        stored = store.view(number, piece)
+        expected = (posterior.mean[0] - vae.latents_mean.view(-1, 1, 1, 1)) / std
+        torch.testing.assert_close(stored.mean, expected)
+        torch.testing.assert_close(stored.deviation, posterior.std[0] / std)
+    store.check_pieces([Piece(16, 1), Piece(8, 9)], longer)
+    with pytest.raises(InputError, match="no such piece"):
+        store.check_pieces([Piece(12, 1)], longer)
+    with pytest.raises(InputError, match="no such piece"):
+        store.view(by_name(store)["still0.png"], Piece(16, 1))
+    # A further piece is encoded without the clips.
+    assert run(folder, tmp_path / "out", parts, replace(clips, pieces=((8, 1),))).encoded == 3
+
+
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
@@ -354,6 +382,9 @@ def test_parts_of_files_and_members_of_tars_are_cut_as_files_are(tmp_path: Path,
         ({"sizes": (VideoSize(9, 40, 32),)}, "multiple of 32"),
         ({"sizes": (VideoSize(9, 32, 32),), "reference_scale": 2}, "multiple of 32"),
         ({"sizes": (VideoSize(9, 32, 32),), "frame_rate": 0.0}, "frame_rate"),
+        ({"sizes": (VideoSize(9, 32, 32),), "pieces": ((0, 1),)}, "frame 0"),
+        ({"sizes": (VideoSize(9, 32, 32),), "pieces": ((3, 9),)}, "fits into no size"),
+        ({"sizes": (VideoSize(9, 32, 32),), "pieces": ((-4, 4),)}, "8k[+]1"),
         ({"sizes": (VideoSize(9, 32, 32),), "clips_per_video": 0}, "positive"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -92,6 +93,15 @@ def command(
     reference_scale: Annotated[
         int, typer.Option(min=1, help="Times that references are smaller than their clips, a side.")
     ] = 1,
+    pieces: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--piece",
+            metavar="FIRST[:FRAMES]",
+            help="Also encode these frames of each clip by themselves, for keyframes and clips that training gives: "
+            "-1 is the last frame, -9:9 the end.",
+        ),
+    ] = None,
     split: Annotated[
         Split, typer.Option(help="Only what training sees, or only what is held out from it.")
     ] = Split.all,
@@ -156,6 +166,7 @@ def command(
         upscale=upscale,
         reference_scale=reference_scale,
         caption_prefix=caption_prefix,
+        pieces=tuple(map(_parse_piece, pieces or ())),
     )
     settings.check_ratios(LTX_RATIOS)  # before anything is loaded
     models = _Models(
@@ -274,6 +285,17 @@ def _clips_per_video(text: str) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise InputError("--clips must be a positive number or all", got=repr(text))
     return int(text)
+
+
+def _parse_piece(text: str) -> tuple[int, int]:
+    from ..errors import InputError
+
+    found = re.fullmatch(r"(-?\d{1,6})(?::(\d{1,6}))?", text.strip())
+    if found is None:
+        raise InputError(
+            "this is no piece of a clip", got=repr(text), expected="FIRST[:FRAMES], as -1 or -9:9"
+        )
+    return int(found[1]), int(found[2] or 1)
 
 
 def _place_among_processes(rank: int | None, world_size: int | None) -> tuple[int, int]:

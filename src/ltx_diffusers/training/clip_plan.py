@@ -44,6 +44,8 @@ class ClipSettings:
         upscale: Whether what is smaller than all sizes is enlarged, instead of left out.
         reference_scale: How many times fewer pixels a side references have than their clips.
         caption_prefix: Put before every caption.
+        pieces: First frame and number of frames of what is also encoded by itself, for keyframes and clips that are
+            given in training; negative frames count from the end. Clips that one doesn't fit into go without it.
 
     Raises:
         InputError: If a value can't be used.
@@ -56,6 +58,7 @@ class ClipSettings:
     upscale: bool = False
     reference_scale: int = 1
     caption_prefix: str = ""
+    pieces: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         """Check the settings. Raises `InputError`."""
@@ -82,10 +85,21 @@ class ClipSettings:
                     got=f"{self.reference_scale} for {size.width}x{size.height}",
                 )
             check_video_size(size.frames, *(side // self.reference_scale for side in sides), ratios)
+            for first, frames in self.pieces:
+                check_video_size(frames, size.height, size.width, ratios)
+                if first == 0:
+                    raise InputError("a piece can't begin at frame 0: its latents are those of the clip")
+        for piece in self.pieces:
+            if all(piece_begin(piece, size.frames, ratios.time) is None for size in self.sizes):
+                raise InputError(
+                    "a piece fits into no size, or begins inside a latent",
+                    got=f"{piece[1]} frames from {piece[0]}",
+                )
 
     def as_json(self) -> dict[str, Any]:
         """The settings as plain data."""
-        return asdict(self) | {"sizes": [list(size) for size in self.sizes]}
+        lists = {"sizes": [list(size) for size in self.sizes], "pieces": [list(each) for each in self.pieces]}
+        return asdict(self) | lists
 
     @property
     def cut(self) -> Cut:
@@ -206,6 +220,9 @@ class ClipPlanner:
         }
         prepared = PreparedClip(record)
         record["latents"] = self._latents(prepared, media, size, place, cut)
+        pieces = self._pieces(prepared, record["latents"], media, size, place)
+        if pieces:
+            record["pieces"] = pieces
         if entry.references:
             scale = self.settings.reference_scale
             small = VideoSize(size.frames, size.height // scale, size.width // scale)
@@ -225,6 +242,26 @@ class ClipPlanner:
             prepared.frames[key] = media.read(size, place, cut)
         return key
 
+    def _pieces(
+        self, prepared: PreparedClip, clip: str, media: _Media, size: VideoSize, place: float
+    ) -> dict[str, str]:
+        """The keys of a clip's pieces by their first frames and lengths."""
+        begins = [
+            (piece_begin(piece, size.frames, self.ratios.time), piece[1]) for piece in self.settings.pieces
+        ]
+        keys = {
+            (begin, frames): key_of("piece", clip, begin, frames)
+            for begin, frames in begins
+            if begin is not None
+        }
+        missing = [piece for piece, key in keys.items() if key not in self.known]
+        if missing:
+            whole = prepared.frames.get(clip)
+            whole = media.read(size, place, self.settings.cut) if whole is None else whole
+            for begin, frames in missing:
+                prepared.frames[keys[begin, frames]] = whole[begin : begin + frames]
+        return {piece_name(*piece): key for piece, key in keys.items()}
+
     def _mask(
         self,
         prepared: PreparedClip,
@@ -241,6 +278,19 @@ class ClipPlanner:
             anew = torch.from_numpy(np.broadcast_to(bright, tuple(clip_size)).copy())
             prepared.masks[key] = 1 - kept_latents(~anew[None], self.ratios)[0].float()
         return key
+
+
+def piece_begin(piece: tuple[int, int], num_frames: int, ratio: int) -> int | None:
+    """The first frame of a piece in a clip of so many frames; None if it doesn't fit, or not at a whole latent."""
+    first, frames = piece
+    begin = first if first > 0 else num_frames + first
+    fits = begin > 0 and begin + frames <= num_frames
+    return begin if fits and (frames == 1 or begin % ratio == 0) else None
+
+
+def piece_name(begin: int, frames: int) -> str:
+    """How a piece is called in a sample's record."""
+    return f"{begin}:{frames}"
 
 
 def _key(what: str, how: Any, media: _Media, size: VideoSize, place: float, cut: Cut) -> str:

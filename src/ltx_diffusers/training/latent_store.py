@@ -8,7 +8,7 @@ a folder without it isn't finished.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ import torch
 
 from ..errors import InputError
 from ..geometry import VideoSize
+from .clip_plan import piece_name
+from .conditioning import Piece
 from .fingerprints import key_of, text_fingerprint, vae_fingerprint
 from .samples import LatentSample
+from .sources import Posterior
 from .tensor_shards import ShardReader, shard_sizes
 
 FORMAT = 1
@@ -133,22 +136,44 @@ class LatentStore:
             InputError: If its file is gone or damaged.
         """
         record = self.record(number)
-        posterior = self._latents.read(*record["latents"])
+        posterior = self._posterior(record["latents"])
         embeds, mask = self._features(record["text"]) if "text" in record else (None, None)
         return LatentSample(
-            mean=posterior["mean"].float(),
-            deviation=posterior["deviation"].float() * self._scale,
+            mean=posterior.mean,
+            deviation=posterior.deviation,
             frame_rate=record["frame_rate"],
             caption=record["caption"],
             name=record["name"],
             text_embeds=embeds,
             text_mask=mask,
-            references=tuple(
-                self._latents.read(*place)["mean"].float() for place in record.get("references", ())
-            ),
+            references=tuple(self._posterior(place).mean for place in record.get("references", ())),
             reference_scale=self.settings["data"]["reference_scale"],
             mask=self._latents.read(*record["mask"])["mask"].float() if "mask" in record else None,
         )
+
+    def view(self, number: int, view: Any) -> Posterior:
+        """The posterior of a piece of a sample's clip that was encoded by itself.
+
+        Args:
+            number: Of the sample.
+            view: `conditioning.Piece`.
+
+        Raises:
+            InputError: If it wasn't encoded.
+        """
+        known = self.record(number).get("pieces", {})
+        name = piece_name(view.frame, view.frames) if isinstance(view, Piece) else repr(view)
+        if name not in known:
+            raise _no_piece(f"{name} of {self.describe(number)}")
+        return self._posterior(known[name])
+
+    def check_pieces(self, pieces: Iterable[Piece], size: VideoSize) -> None:
+        """Check that pieces of all clips of a size were encoded. Raises `InputError` if one wasn't."""
+        for number in self.buckets.get(size, ())[:1]:  # all clips of a size have the same
+            known = self.record(number).get("pieces", {})
+            for piece in pieces:
+                if piece_name(piece.frame, piece.frames) not in known:
+                    raise _no_piece(f"{piece.frames} frames from {piece.frame}")
 
     def describe(self, number: int) -> str:
         """The file that a sample comes from."""
@@ -180,6 +205,10 @@ class LatentStore:
             raise InputError(f"{self.folder} holds no features of texts", fix="precompute without --no-text")
         return self.settings["text_encoder"]
 
+    def _posterior(self, place: Sequence[str]) -> Posterior:
+        stored = self._latents.read(*place)
+        return Posterior(stored["mean"].float(), stored["deviation"].float() * self._scale)
+
     def _features(self, place: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         embeds = self._texts.read(*place)["embeds"].float()
         return embeds, torch.ones(embeds.shape[0], dtype=torch.bool)
@@ -188,6 +217,12 @@ class LatentStore:
 def text_key(fingerprint: str, caption: str) -> str:
     """The key of a caption's features, by the text encoder's fingerprint."""
     return key_of("text", fingerprint, caption)
+
+
+def _no_piece(what: str) -> InputError:
+    return InputError(
+        "these latents have no such piece of a clip", got=what, fix="precompute it with --piece FIRST:FRAMES"
+    )
 
 
 def _check_same(what: str, given: str, stored: str, folder: Path) -> None:

@@ -231,6 +231,8 @@ def _write_samples(
         record["latents"] = place(LATENTS_FOLDER, sample["latents"])
         if "references" in sample:
             record["references"] = [place(LATENTS_FOLDER, key) for key in sample["references"]]
+        if "pieces" in sample:
+            record["pieces"] = {name: place(LATENTS_FOLDER, key) for name, key in sample["pieces"].items()}
         if "mask" in sample:
             record["mask"] = place(LATENTS_FOLDER, sample["mask"])
         if text is not None:
@@ -254,6 +256,7 @@ def _prune(folder: Path, samples: list[dict[str, Any]], part: PartOfRun) -> int:
     latents: set[str] = set()
     for sample in samples:
         latents |= {sample["latents"], *sample.get("references", ()), sample.get("mask", "")}
+        latents |= set(sample.get("pieces", {}).values())
     texts: Container[str] = ()
     if (text := part.settings["text_encoder"]) is not None:
         captions = [*part.prompts, *(sample["caption"] for sample in samples)]
