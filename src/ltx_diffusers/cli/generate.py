@@ -189,6 +189,10 @@ def command(
         str | None,
         _option("float32, bfloat16 or float16. \\[default: float32 on a CPU, bfloat16 on a GPU]"),
     ] = None,
+    vae_memory: Annotated[
+        str | None,
+        _option("What encoding and decoding may take, like 6GB. \\[default: no limit]", metavar="SIZE"),
+    ] = None,
     from_json: Annotated[
         Path | None,
         _option("Make a video again from its JSON or from the video; other options override it."),
@@ -207,7 +211,7 @@ def command(
 
     stored = read_settings(from_json) if from_json is not None else {}
     given = option_values(options)
-    maker = Maker(device, verbose=is_verbose(context))
+    maker = Maker(device, verbose=is_verbose(context), vae_memory=vae_memory)
     if prompts_file is not None:
         if prompt is not None:
             raise InputError("--prompts-file has the prompts", got=repr(prompt), fix="give one of them")
@@ -225,6 +229,7 @@ _NOT_SETTINGS = (
     "output",
     "format",
     "device",
+    "vae_memory",
     "from_json",
     "prompts_file",
 )

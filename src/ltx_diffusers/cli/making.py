@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..functional.memory_size import parse_memory
 from .enhancing import Writer
 from .given_media import follow, joined, read_media
 from .records import check_not_given, check_record_replaceable, record_of, record_path, write_record
@@ -67,10 +68,15 @@ class Maker:
     Args:
         device: "auto", or the name of a device.
         verbose: Whether the warnings of the libraries below are shown, and tracebacks of errors.
+        vae_memory: What the VAE may take to encode and decode, such as "6GB"; None sets no limit.
+
+    Raises:
+        InputError: If that is no size.
     """
 
-    def __init__(self, device: str = "auto", *, verbose: bool = False) -> None:
+    def __init__(self, device: str = "auto", *, verbose: bool = False, vae_memory: str | None = None) -> None:
         self._device = device
+        self._vae_memory = None if vae_memory is None else parse_memory(vae_memory)
         self.verbose = verbose
         self._loaded: tuple[tuple, Any] | None = None
         self._upsampler: tuple[tuple, Any] | None = None
@@ -110,6 +116,7 @@ class Maker:
             InputError: If anything given can't be used; also `MediaError` and `UnknownNameError`.
             MediaError: If the output can't be written.
         """
+        from ..data.frame_stream import FrameStream
         from ..data.video import check_writable, write_video
         from .loading import check_device_name, find_pipeline, find_upsampler, pick_device, pick_dtype
 
@@ -153,9 +160,10 @@ class Maker:
 
         settings, frames, steps = run_pipeline(pipeline, settings, media, stages, upsampler=upsampler)
 
-        stages.begin("write")
         if settings.join:
             frames = joined(settings, media, frames)
+        if not isinstance(frames, FrameStream):  # those of a stream are decoded while they are written
+            stages.begin("write")
         record = record_of(settings) | written | dict(remarks or {})
         path = write_video(output, frames, settings.frame_rate, record, format)
         write_record(record_file, record)
@@ -180,6 +188,8 @@ class Maker:
                 quiet=not self.verbose,
             )
             load_loras(pipeline, settings.loras)
+            if self._vae_memory is not None:
+                pipeline.vae.enable_memory_budget(self._vae_memory)
             self._loaded = (key, pipeline)
         return self._loaded[1]
 

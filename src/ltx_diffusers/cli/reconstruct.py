@@ -52,6 +52,12 @@ def command(
     tiles: Annotated[
         bool, typer.Option("--tiles", help="Work in overlapping tiles: less memory for large or long videos.")
     ] = False,
+    vae_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="What encoding and decoding may take, like 6GB. \\[default: no limit]"
+        ),
+    ] = None,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1, ...; auto is a GPU if there is one.")
     ] = "auto",
@@ -73,6 +79,7 @@ def command(
             num_frames=frames,
             both=side_by_side,
             tiles=tiles,
+            vae_memory=vae_memory,
             device=device,
             dtype=dtype,
             stages=stages,
@@ -123,6 +130,7 @@ def reconstruct_file(
     num_frames: int | None = None,
     both: bool = False,
     tiles: bool = False,
+    vae_memory: str | None = None,
     device: str = "auto",
     dtype: str | None = None,
     stages: Stages | None = None,
@@ -138,6 +146,7 @@ def reconstruct_file(
         num_frames: Use the first so many, 8k + 1; None uses as many as fit.
         both: Whether to write the original, left, beside the reconstruction.
         tiles: Whether to work in overlapping tiles.
+        vae_memory: What the VAE may take to encode and decode, such as "6GB"; None sets no limit.
         device: "auto", or the name of a device.
         dtype: Of the VAE; by default float32 on the CPU and bfloat16 on a GPU.
         stages: Gets the times; a new one if None.
@@ -150,11 +159,13 @@ def reconstruct_file(
     from ..data.pictures import side_by_side
     from ..data.video import write_image, write_video
     from ..evaluation.metrics import psnr, ssim
+    from ..functional.memory_size import parse_memory
     from .loading import check_device_name, find_vae, load_vae, pick_device, pick_dtype
     from .settings import DTYPES, check_dtype
 
     check_device_name(device)
     check_dtype(dtype)
+    budget = None if vae_memory is None else parse_memory(vae_memory)
     if size is not None or num_frames is not None:
         _check_size(size, num_frames)
     is_picture = _check_output(source, output)
@@ -170,6 +181,8 @@ def reconstruct_file(
     )
     if tiles:
         vae.enable_tiling(**_TILES)
+    if budget is not None:
+        vae.enable_memory_budget(budget)
     stages.begin("reconstruct")
     copy = through_vae(vae, original)
     stages.begin("compare")

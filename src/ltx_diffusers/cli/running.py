@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..data.frame_stream import FrameStream
 from ..geometry import VideoSize
 from ..pipelines.presets import Preset, get_preset, preset_of
-from ..pipelines.request import Request, with_defaults
+from ..pipelines.request import STREAM, Request, with_defaults
 from ..pipelines.schedule import set_schedule, skip_steps
 from ..pipelines.two_stage import generate_in_two_stages
 from .given_media import DEFAULT_DENOISE_STRENGTH, Media, build_arguments
@@ -53,7 +54,7 @@ def run_pipeline(
     stages: Stages,
     *,
     upsampler: torch.nn.Module | None = None,
-) -> tuple[Settings, np.ndarray, int]:
+) -> tuple[Settings, np.ndarray | FrameStream, int]:
     """Generate with a loaded pipeline, with the stages text, denoise (refine) and decode.
 
     Args:
@@ -64,7 +65,8 @@ def run_pipeline(
         upsampler: For two stages.
 
     Returns:
-        The settings with nothing left open, the frames, uint8 (F, H, W, 3), and the number of steps.
+        The settings with nothing left open, the frames, uint8 (F, H, W, 3) or a stream of them that are decoded
+        while they are taken, and the number of steps.
 
     Raises:
         InputError: If something doesn't fit; before any model runs.
@@ -90,7 +92,8 @@ def run_pipeline(
     call |= {
         # Drawn on the CPU, so that the noise doesn't depend on the device.
         "generator": torch.Generator("cpu").manual_seed(settings.seed),
-        "output_type": "np",
+        # Frames are written as they are decoded, unless they are needed together.
+        "output_type": "np" if upsampler is not None or settings.join else STREAM,
         "callback_on_step_end": progress,
         "callback_on_step_end_tensor_inputs": [],
     }
@@ -101,6 +104,9 @@ def run_pipeline(
         output = generate_in_two_stages(
             pipeline, upsampler, **call, preset=preset, **_passes(settings, preset)
         )
+    if call["output_type"] == STREAM:
+        video = FrameStream((piece[0] for piece in output.frames), *size)
+        return settings, video, progress.steps
     return settings, (output.frames[0] * 255).round().astype(np.uint8), progress.steps
 
 

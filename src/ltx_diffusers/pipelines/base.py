@@ -42,10 +42,10 @@ from ..models.publishing import PublishesToHub
 from ..models.transformers.transformer_ltx import LTXTransformer3DModel
 from ..schedulers.flow_match import LTXFlowMatchScheduler
 from .attributes import DiffusersAttributes
-from .decoding import decode_latents, to_output
+from .decoding import decode_latents, stream_latents, to_output
 from .lora import LTXLoraMixin
 from .release import check_layout, is_causal, own_classes, state_settings
-from .request import Request, check_embeds, check_request, no_text_encoder, per_video, with_defaults
+from .request import STREAM, Request, check_embeds, check_request, no_text_encoder, per_video, with_defaults
 from .schedule import set_schedule, skip_steps
 from .single_file import load_pipeline
 from .text import encode_texts, repeat_features
@@ -486,7 +486,8 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
     def _output(self, request: Request, state: TokenState) -> Any:
         if request.output_type == "latent":
             return target_tokens(state)
-        video = decode_latents(
+        decode = stream_latents if request.output_type == STREAM else decode_latents
+        video = decode(
             self.vae,
             target_latents(state),
             timestep=per_video(request, "decode_timestep"),
@@ -494,4 +495,4 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
             generator=request.generator,
             tone_map_compression=request.tone_map_compression,
         )
-        return to_output(video, request.output_type)
+        return video if request.output_type == STREAM else to_output(video, request.output_type)

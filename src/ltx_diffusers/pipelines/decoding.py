@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..functional.latent_statistics import tone_map
 from ..functional.latents import denormalize_latents
+from .request import STREAM
 
 
 def decode_latents(
@@ -41,6 +43,49 @@ def decode_latents(
     Returns:
         Videos (B, 3, frames, height, width), about [-1, 1], in the VAE's dtype.
     """
+    latents, temb = _for_the_decoder(vae, latents, timestep, noise_scale, generator, tone_map_compression)
+    return vae.decode(latents, temb, return_dict=False, **_seeded(vae, generator))[0]
+
+
+def stream_latents(
+    vae: Any,
+    latents: Tensor,
+    *,
+    timestep: list[float],
+    noise_scale: list[float],
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    tone_map_compression: float = 0.0,
+) -> Iterator[np.ndarray]:
+    """Decode normalised latents while the frames are taken, where the VAE can; else at once.
+
+    Args:
+        vae: As `decode_latents`, like all others. Noise is mixed in before this returns.
+        latents: (B, C, F, H, W) float32, normalised.
+        timestep: Noise level that the decoder is told, one for each video.
+        noise_scale: Share of noise, one for each video.
+        generator: Source of the noise.
+        tone_map_compression: See `functional.latent_statistics.tone_map`.
+
+    Returns:
+        An iterator of uint8 arrays (B, frames, height, width, 3), of any number of frames.
+    """
+    latents, temb = _for_the_decoder(vae, latents, timestep, noise_scale, generator, tone_map_compression)
+    if hasattr(vae, "decode_stream") and vae.decodes_in_pieces(latents):
+        pieces: Iterable[Tensor] = vae.decode_stream(latents, temb, generator)
+    else:
+        pieces = vae.decode(latents, temb, return_dict=False, **_seeded(vae, generator))
+    return (_pixels(_frames(piece)) for piece in pieces)
+
+
+def _for_the_decoder(
+    vae: Any,
+    latents: Tensor,
+    timestep: list[float],
+    noise_scale: list[float],
+    generator: torch.Generator | list[torch.Generator] | None,
+    tone_map_compression: float,
+) -> tuple[Tensor, Tensor | None]:
+    """Latents and noise levels as the VAE's `decode` takes them."""
     temb = None
     if vae.config.timestep_conditioning:
         temb = torch.tensor(timestep, device=latents.device, dtype=vae.dtype)
@@ -50,13 +95,17 @@ def decode_latents(
             latents = (1 - scale) * latents + scale * noise
     latents = tone_map(latents, tone_map_compression)
     latents = denormalize_latents(latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
+    return latents.to(vae.dtype), temb
+
+
+def _seeded(vae: Any, generator: torch.Generator | list[torch.Generator] | None) -> dict[str, Any]:
     # Some decoders inject noise (0.9.1); Diffusers' class can't be seeded there.
-    seeded = "generator" in inspect.signature(vae.decode).parameters
-    extra = {"generator": generator} if seeded else {}
-    return vae.decode(latents.to(vae.dtype), temb, return_dict=False, **extra)[0]
+    return {"generator": generator} if "generator" in inspect.signature(vae.decode).parameters else {}
 
 
-def to_output(video: Tensor, output_type: str) -> Tensor | np.ndarray | list[list[Image.Image]]:
+def to_output(
+    video: Tensor, output_type: str
+) -> Tensor | np.ndarray | list[list[Image.Image]] | Iterator[np.ndarray]:
     """Videos in the form asked for.
 
     Args:
@@ -65,11 +114,22 @@ def to_output(video: Tensor, output_type: str) -> Tensor | np.ndarray | list[lis
             "pil": a list of PIL images for each video. Images are quantised on the device, so that only
             uint8 is copied from it.
     """
-    frames = (video.permute(0, 2, 1, 3, 4) / 2 + 0.5).clamp(0, 1)
+    frames = _frames(video)
     if output_type == "pt":
         return frames
-    frames = frames.permute(0, 1, 3, 4, 2).float()
     if output_type == "np":
-        return frames.cpu().numpy()
-    pixels = (frames * 255).round().to(torch.uint8).cpu().numpy()
+        return frames.permute(0, 1, 3, 4, 2).float().cpu().numpy()
+    pixels = _pixels(frames)
+    if output_type == STREAM:
+        return iter([pixels])
     return [[Image.fromarray(frame) for frame in clip] for clip in pixels]
+
+
+def _frames(video: Tensor) -> Tensor:
+    """(B, 3, F, H, W) in [-1, 1] as (B, F, 3, H, W) in [0, 1]."""
+    return (video.permute(0, 2, 1, 3, 4) / 2 + 0.5).clamp(0, 1)
+
+
+def _pixels(frames: Tensor) -> np.ndarray:
+    """(B, F, 3, H, W) in [0, 1] as uint8 (B, F, H, W, 3), converted where they are, so that only bytes are copied."""
+    return (frames.permute(0, 1, 3, 4, 2).float() * 255).round().to(torch.uint8).cpu().numpy()

@@ -82,7 +82,8 @@ class LTXPipeline(LTXPipelineBase):
                 one for each prompt or for each video. None: the VAE's `default_decode_timestep`, else 0.05.
             decode_noise_scale: Share of noise mixed in for such a decoder. None: `decode_timestep` if that is
                 given, as in Diffusers; else the VAE's `default_decode_noise_scale`, else 0.025.
-            output_type: "pil", "np", "pt" (videos in [0, 1]), or "latent" (normalised tokens (B, L, C)).
+            output_type: "pil", "np", "pt" (videos in [0, 1]), "latent" (normalised tokens (B, L, C)), or "stream":
+                an iterator of uint8 arrays (B, f, H, W, 3), whose frames are decoded while they are taken.
             return_dict: Whether to return an `LTXPipelineOutput` instead of a tuple.
             attention_kwargs: Passed on to the transformer; {"scale": 0.5} weighs LoRA layers.
             callback_on_step_end: Called as (pipeline, index, timestep, tensors) after each step; what it returns

@@ -17,6 +17,8 @@ from ..errors import InputError
 from ..geometry import CompressionRatios, VideoSize, check_video_size, latent_size
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+STREAM = "stream"
+"""What gives a video's frames while they are decoded; pipelines that denoise one video as a whole take it, too."""
 
 # Diffusers' defaults, for components whose configs have none.
 FALLBACK_SIZE = {"height": 512, "width": 704, "num_frames": 161, "frame_rate": 25}
@@ -178,8 +180,9 @@ def check_request(
     _check_numbers(request)
     check_video_size(request.num_frames, request.height, request.width, ratios)
     _check_batch(request, ratios, latent_channels)
-    if request.output_type not in OUTPUT_TYPES:
-        raise InputError("unknown output_type", got=request.output_type, expected=", ".join(OUTPUT_TYPES))
+    output_types = (*OUTPUT_TYPES, STREAM)
+    if request.output_type not in output_types:
+        raise InputError("unknown output_type", got=request.output_type, expected=", ".join(output_types))
     unknown = [name for name in request.callback_on_step_end_tensor_inputs if name not in callback_tensors]
     if unknown:
         raise InputError(

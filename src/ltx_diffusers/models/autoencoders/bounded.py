@@ -63,6 +63,14 @@ class CodesInBoundedMemory:
         """Don't limit memory any more."""
         self._memory_budget = None
 
+    def decodes_in_pieces(self, z: torch.Tensor) -> bool:
+        """Whether `decode` would work on `z` as one video in pieces, so that `decode_stream` can stand in for it."""
+        wanted = prefers_pieces(self.decoder, z) if self.use_pieces is None else self.use_pieces
+        cut = self.use_tiling or self.use_framewise_decoding or self.use_slicing
+        # Offloading moves the model away again when the call ends.
+        stays = not hasattr(self, "_hf_hook") and can_run_in_pieces(self.decoder)
+        return (wanted or self._memory_budget is not None) and stays and not cut
+
     @torch.no_grad()
     def decode_stream(
         self,
