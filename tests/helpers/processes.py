@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -60,8 +61,14 @@ def run_on(
     ]
     for process in processes:
         process.start()
-    found = sorted((results.get(timeout=60) for _ in processes), key=lambda result: result[0])
+    found: dict[int, Any] = {}
+    while len(found) < world_size:
+        try:
+            rank, result = results.get(timeout=1)
+            found[rank] = result
+        except queue.Empty:
+            assert not any(process.exitcode for process in processes), "a process failed; see its traceback"
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    return [result for _, result in found]
+    return [found[rank] for rank in range(world_size)]

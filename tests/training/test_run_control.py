@@ -106,7 +106,7 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
     message = held_elsewhere(tmp_path)
     assert "another process is training" in message and f"process {os.getpid()} on" in message
     run.train()
-    assert not (tmp_path / LOCK_FILE).exists()
+    assert (tmp_path / LOCK_FILE).read_text() == ""
     assert held_elsewhere(tmp_path) == "held"
     hold_run(tmp_path)  # the other one has ended
 

@@ -6,11 +6,16 @@ import signal
 import pytest
 import torch
 from helpers.processes import run_on
+from helpers.tiny_runs import transformer_run
 from helpers.toy_task import ToyTask, take_steps, toy_config, toy_run, weights_of
+from safetensors.torch import load_file
 
 from ltx_diffusers.errors import InputError, TrainingStopped
 from ltx_diffusers.training.checkpoints import latest_checkpoint
+from ltx_diffusers.training.config import parse_config
 from ltx_diffusers.training.loop import Trainer
+from ltx_diffusers.training.transformer import TransformerTask
+from ltx_diffusers.training.transformer_config import TransformerTrainConfig
 
 
 def flat(weights):
@@ -165,8 +170,6 @@ def test_sharded_models_take_the_same_steps_resume_and_export(tmp_path):
     average = torch.cat([torch.tensor(value).flatten() for value in one["average"]])
     assert torch.allclose(torch.tensor(resumed[0]["average"]), average, atol=1e-5)
 
-    from safetensors.torch import load_file
-
     exported = load_file(tmp_path / "two/model/model.safetensors")
     trained = torch.cat([value.flatten() for name, value in exported.items() if "frozen" not in name])
     names = [name for name in sorted(exported) if "frozen" not in name]
@@ -174,12 +177,54 @@ def test_sharded_models_take_the_same_steps_resume_and_export(tmp_path):
     assert trained.sum().item() == pytest.approx(average.sum().item(), abs=1e-4)
 
 
-def _refused(rank, folder, name):
+def _refused(rank, folder):
     _pretend()
-    with pytest.raises(InputError, match="can't work on a sharded model"):
-        toy_run(folder, optimizer={"name": name})
-    return None
+    for optimizer in ({"name": "muon"}, {"name": "adamw", "offload": True}):
+        with pytest.raises(InputError, match="can't work on a sharded model"):
+            toy_run(folder, optimizer=optimizer)
+    task = ToyTask()
+    task.adversary = object()
+    with pytest.raises(InputError, match="discriminators can't be sharded"):
+        Trainer(task, toy_config(folder))
 
 
-def test_muon_is_not_sharded(tmp_path):
-    run_on(2, _refused, tmp_path, "muon", environment=FSDP)
+def test_what_can_not_be_sharded_is_refused(tmp_path):
+    run_on(2, _refused, tmp_path, environment=FSDP)
+
+
+def _transformer(rank, folder, vae, sharded):
+    if sharded:
+        _pretend()
+    optimizer = {"name": "adamw", "learning_rate": 1e-3, "warmup_steps": 1}
+    settings = transformer_run(folder, vae, optimizer=optimizer, loggers=[])
+    config = parse_config(TransformerTrainConfig, settings)
+    run = Trainer(TransformerTask(config), config)
+    figures = take_steps(run, 3)
+    run.export()
+    names = {type(module).__name__ for module in run.task.module.modules()}
+    assert ("FSDPLTXTransformerBlock" in names and "FSDPT5Block" in names) == sharded
+    return [(step["loss"], step["gradient_norm"]) for step in figures]
+
+
+def test_a_transformer_takes_the_same_steps_copied_and_in_parts(tmp_path, tiny_vae_folder):
+    (alone,) = run_on(1, _transformer, tmp_path / "alone", tiny_vae_folder, False)
+    for name, environment in (("copied", {}), ("parts", FSDP)):
+        together = run_on(
+            2, _transformer, tmp_path / name, tiny_vae_folder, bool(environment), environment=environment
+        )
+        for found in together:
+            for ours, theirs in zip(found, alone, strict=True):
+                assert ours == pytest.approx(theirs, rel=1e-4)
+    exported = [load_folder(tmp_path / name / "model") for name in ("alone", "copied", "parts")]
+    for other in exported[1:]:
+        assert other.keys() == exported[0].keys()
+        for name, value in exported[0].items():
+            torch.testing.assert_close(other[name], value, rtol=0.02, atol=1e-4)  # they are in bfloat16
+
+
+def load_folder(folder):
+    return {
+        f"{path.parent.name}/{name}": value
+        for path in folder.rglob("*.safetensors")
+        for name, value in load_file(path).items()
+    }

@@ -39,7 +39,7 @@ from .memory import apply_switches
 from .player import Player
 from .progress import TrainingProgress
 from .run_folder import MODEL_FOLDER, check_run, hold_run, release_run
-from .sharding import ShardedAverage, WholeCopy, is_sharded
+from .sharding import ShardedAverage, WholeCopy, check_sharding, is_sharded
 from .task import Adversary, Task
 from .throughput import Throughput, measure_peak
 
@@ -90,11 +90,12 @@ class Trainer:
         apply_switches(
             task.module, gradient_checkpointing=config.gradient_checkpointing, backend=config.compile
         )
+        self.adversary: Adversary | None = getattr(task, "adversary", None)
+        check_sharding(self.accelerator, config.optimizer, opposed=self.adversary is not None)
         sharded = is_sharded(self.accelerator)
         self.whole = WholeCopy(task, self.accelerator) if sharded else None
         self.player = Player(task.module, config.optimizer, self.accelerator, task.total_steps)
         self.parameters = self.player.parameters
-        self.adversary: Adversary | None = getattr(task, "adversary", None)
         if self.adversary is not None:
             self.opponent = Player(
                 self.adversary.module,

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from ..errors import TrainingError
 from .config import OptimizerConfig
 from .optimizer import build_optimizers, check_optimizer, learning_rate_share, set_learning_rate
-from .sharding import check_sharding, cut_at_blocks, is_sharded
+from .sharding import cut_at_blocks, is_sharded
 
 
 class Player:
@@ -25,7 +25,7 @@ class Player:
         first_step: From which step on it is trained; its schedule counts from there.
 
     Raises:
-        InputError: If the optimizer lacks its package, or can't work on this device or on a sharded model.
+        InputError: If the optimizer lacks its package, or can't work on this device.
     """
 
     def __init__(
@@ -37,7 +37,6 @@ class Player:
         first_step: int = 0,
     ) -> None:
         check_optimizer(config, accelerator.device)
-        check_sharding(accelerator, config)
         self.config = config
         self.accelerator = accelerator
         self.first_step, self.last_step = first_step, last_step

@@ -26,8 +26,13 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.FSDP
 
 
-def check_sharding(accelerator: Accelerator, optimizer: OptimizerConfig) -> None:
-    """Check that a player can be sharded as the launcher asks.
+def check_sharding(accelerator: Accelerator, optimizer: OptimizerConfig, *, opposed: bool = False) -> None:
+    """Check that a model can be sharded as the launcher asks.
+
+    Args:
+        accelerator: As the launcher set it up.
+        optimizer: The model's.
+        opposed: Whether an adversary is trained, too.
 
     Raises:
         InputError: If not.
@@ -37,6 +42,10 @@ def check_sharding(accelerator: Accelerator, optimizer: OptimizerConfig) -> None
             "FSDP's first version isn't supported", fix="set fsdp_version: 2 in accelerate's config"
         )
     one_optimizer = is_sharded(accelerator) or accelerator.distributed_type == DistributedType.DEEPSPEED
+    if one_optimizer and opposed:
+        raise InputError(
+            "a run with discriminators can't be sharded", fix="launch it without FSDP and DeepSpeed"
+        )
     if one_optimizer and (optimizer.name not in _SHARDABLE or optimizer.offload):
         offload = " and offload=true" if optimizer.offload else ""
         raise InputError(
