@@ -26,6 +26,7 @@ from ltx_diffusers.functional.coordinates import Placement
 from ltx_diffusers.functional.draws import Draws
 from ltx_diffusers.geometry import VideoSize
 from ltx_diffusers.objectives.adversarial import Adversarial
+from ltx_diffusers.objectives.distillation import TrajectoryPass
 from ltx_diffusers.objectives.flow_matching import FlowPass
 from ltx_diffusers.objectives.vae import VAEPass
 from ltx_diffusers.objectives.vae_objective import VAEObjective
@@ -273,6 +274,18 @@ def test_a_density_takes_one_token_count_per_sample(entry) -> None:
     assert torch.equal(sigmas[1], entry().sample(4, num_tokens=1024, generator=seeded(8))[1])
 
 
+# loss weightings
+
+
+@over("loss_weightings")
+def test_a_weighting_gives_each_level_a_weight_of_its_own(entry) -> None:
+    sigma = torch.rand(64, generator=seeded(9)).clamp(1e-3, 1 - 1e-3)
+    weights = entry()(sigma)
+    assert weights.shape == (64,)
+    assert weights.isfinite().all() and (weights >= 0).all() and weights.max() > 0
+    torch.testing.assert_close(entry()(sigma[:1]), weights[:1])
+
+
 # schedules
 
 
@@ -289,7 +302,7 @@ def test_a_schedule_falls_strictly_from_1(entry, num_steps: int) -> None:
 
 # objectives
 
-PASSES = (VAEPass, FlowPass)
+PASSES = (VAEPass, FlowPass, TrajectoryPass)
 
 
 def build_pass(kind: type, batch: int = 3):
@@ -304,6 +317,15 @@ def build_pass(kind: type, batch: int = 3):
             reconstruction=noise(2, 3, 9, 32, 32).requires_grad_(),
             mean=noise(3, CHANNELS, 3, 2, 2).requires_grad_(),
             logvar=noise(4, CHANNELS, 3, 2, 2).requires_grad_(),
+        )
+    if kind is TrajectoryPass:
+        return TrajectoryPass(
+            tokens=noise(8, 7, CHANNELS).requires_grad_(),
+            levels=torch.full((batch, 7), 0.5),
+            mask=(noise(9, 7) > -1).float(),
+            path=torch.tensor([[0.5, 0.3, 0.1], [0.5, 0.25, 0.25], [0.5, 0.2, 0.0]])[:batch],
+            student=lambda tokens, levels, rows: 2 * tokens,
+            teacher=lambda tokens, levels, rows: tokens * levels[..., None],
         )
     return FlowPass(
         prediction=noise(5, 7, CHANNELS).requires_grad_(),
