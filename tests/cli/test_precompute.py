@@ -43,7 +43,7 @@ def test_a_folder_becomes_samples_and_a_contact_sheet(
     (folder / "bad.mp4").write_bytes(b"bad")
     (folder / "twin.mp4").write_bytes((folder / "clip0.mp4").read_bytes())
     common = ("clips", "-o", "out", "--model", model, "--size", "64x32x9", "--text-length", 8)
-    more = ("--caption-prefix", "a red ", "--prompt", "the wall", "--check", 2)
+    more = ("--caption-prefix", "a red", "--prompt", "the wall", "--check", 2)
     assert run(*common, *more) == 0
     out, err = capsys.readouterr()
     assert "4 samples, 3 latents encoded now; 64x32x9 (4)" in out

@@ -81,7 +81,7 @@ def command(
     upscale: Annotated[
         bool, typer.Option("--upscale", help="Enlarge what is smaller than all sizes; else it is left out.")
     ] = False,
-    caption_prefix: Annotated[str, typer.Option(help="Put before every caption, as 'in SKS style, '.")] = "",
+    caption_prefix: Annotated[str, typer.Option(help="Put before every caption, as 'in SKS style,'.")] = "",
     prompts: Annotated[
         list[str] | None,
         typer.Option("--prompt", help="A text to encode besides, for validation without a text encoder."),
@@ -165,7 +165,7 @@ def command(
         every_size=every_size,
         upscale=upscale,
         reference_scale=reference_scale,
-        caption_prefix=caption_prefix,
+        caption_prefix=f"{words} " if (words := caption_prefix.strip()) else "",
         pieces=tuple(map(_parse_piece, pieces or ())),
     )
     settings.check_ratios(LTX_RATIOS)  # before anything is loaded
