@@ -31,6 +31,7 @@ _REGISTRIES = {
     "timestep_densities": "schedulers.densities:timestep_densities",
     "schedules": "functional.sigmas:schedules",
     "objectives": "objectives:objectives",
+    "loss_weightings": "training.loss_weighting:loss_weightings",
     "autoencoders": "models.autoencoders:autoencoders",
     "discriminators": "models.discriminators:discriminators",
     "data_readers": "data:data_readers",

@@ -13,14 +13,14 @@ from helpers.media_sets import write_clips, write_pictures
 from helpers.tiny_runs import lora_run, transformer_run
 from tiny import tiny_components
 
-from ltx_diffusers import LTXPipeline
+from ltx_diffusers import LTXPipeline, LTXTransformer3DModel
 from ltx_diffusers.data.media_sets import find_entries
 from ltx_diffusers.errors import InputError, UnknownNameError
 from ltx_diffusers.functional.coordinates import video_coordinates
 from ltx_diffusers.functional.draws import Draws
-from ltx_diffusers.geometry import VideoSize
+from ltx_diffusers.geometry import VideoSize, latent_size
 from ltx_diffusers.training.clip_plan import ClipSettings
-from ltx_diffusers.training.config import parse_config
+from ltx_diffusers.training.config import build, load_config, parse_config
 from ltx_diffusers.training.loop import Trainer
 from ltx_diffusers.training.loss_weighting import build_loss_weighting
 from ltx_diffusers.training.precompute import EncodingSettings, precompute
@@ -229,7 +229,7 @@ def latents(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     precompute(
         folder,
         *find_entries(source),
-        clips=ClipSettings(sizes=(VideoSize(9, 32, 64), VideoSize(1, 32, 64))),
+        clips=ClipSettings(sizes=(VideoSize(9, 32, 64), VideoSize(1, 32, 64)), pieces=((-1, 1),)),
         load_vae=lambda: parts["vae"],
         load_text=lambda: (parts["tokenizer"], parts["text_encoder"]),
         encoding=EncodingSettings(text_length=12),
@@ -248,6 +248,7 @@ def test_a_run_on_precomputed_latents_needs_no_text_encoder(tmp_path, base, late
         caption_prefix="",
         samples={"prompts": ["a red circle"], "num_inference_steps": 1},
         caption_dropout=0.5,
+        conditions={"clips": [{"frame": -1, "share": 1.0}]},
     )
     task = TransformerTask(parse_config(TransformerTrainConfig, settings))
     assert task.pipeline().text_encoder is None
@@ -256,6 +257,10 @@ def test_a_run_on_precomputed_latents_needs_no_text_encoder(tmp_path, base, late
     sizes = {tuple(group["mean"].shape[2:]) for batch in batches for group in batch["groups"]}
     assert sizes == {(2, 1, 2), (1, 1, 2)}
     lengths = {int(length) for batch in batches for length in batch["text_mask"].sum(1)}
+    given = {
+        "clip_mean" in group for batch in batches for group in batch["groups"] if group["mean"].shape[2] == 2
+    }
+    assert given == {True}  # the last frame, of videos only
     assert lengths == {1, 4}  # the empty caption's end mark, and "grey number N" with its end mark
     model = run.train()
     assert (model / "samples" / "00.mp4").is_file()
@@ -266,7 +271,8 @@ def test_a_run_on_precomputed_latents_needs_no_text_encoder(tmp_path, base, late
     ("changes", "message"),
     [
         ({"caption_prefix": "sks "}, "--caption-prefix"),
-        ({"conditions": {"clips": [{"frame": -1, "share": 0.5}]}}, "takes pixels"),
+        ({"conditions": {"region": 0.5}}, "takes pixels"),
+        ({"conditions": {"clips": [{"frame": 7, "share": 0.5}]}}, "--piece"),
         ({"buckets": [WIDE]}, "no sample of this size"),
         ({"samples": {"prompts": ["a blue circle"]}}, "wasn't precomputed"),
         ({"latents": "nowhere"}, "has no latents"),
@@ -297,3 +303,34 @@ def test_clips_encoded_on_the_fly_come_one_after_the_other(tmp_path, tiny_vae_fo
     sample = task.source[number]
     assert sample.latent_size == VideoSize(2, 1, 2) and sample.name == task.source.describe(number)
     assert np.isfinite(module(task.batch(0, 0, 1))["loss"].detach().numpy()).all()
+
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted([*(CONFIGS / "lora").glob("*.yaml"), *(CONFIGS / "transformer").glob("*.yaml")]),
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
+)
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    config = load_config(TransformerTrainConfig, path)
+    assert (config.adapter is not None) == (path.parent.name == "lora")
+    build_loss_weighting(config.weighting.name, **config.weighting.options)
+    counts = [int(np.prod(latent_size(bucket.size))) for bucket in config.buckets]
+    assert len(group_by_length(counts, config.token_dropping)) <= 1  # all sizes share batches
+    if config.random_weights:
+        with torch.device("meta"):
+            transformer = build(LTXTransformer3DModel, config.model, "model")
+        assert 1.9e9 < transformer.num_parameters() < 2e9
+
+
+def test_a_new_transformer_takes_the_other_parts_of_a_pipeline(tmp_path, base) -> None:
+    changes = {"initial_weights": str(base), "random_weights": True, "vae": None}
+    settings = transformer_run(tmp_path, tmp_path) | changes
+    task = TransformerTask(parse_config(TransformerTrainConfig, settings | {"train_text_encoder": False}))
+    assert task.module.text_encoder is None and task.texts is not None
+    assert task.module.transformer.config.attention_head_dim == 12  # of `model`, not of the pipeline
+    assert task.module(task.batch(0, 0, 1))["loss"].isfinite().all()
+    with pytest.raises(InputError, match="random_weights goes with"):
+        parse_config(TransformerTrainConfig, settings | {"adapter": {"rank": 1}})

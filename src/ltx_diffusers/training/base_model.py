@@ -100,6 +100,8 @@ def _load(config: TransformerTrainConfig, vae: AutoencoderKLLTX | None, with_tex
     options: dict[str, Any] = {"dtype": getattr(torch, config.base_dtype)}
     if vae is not None:
         options["vae"] = vae
+    if config.random_weights:
+        options["transformer"] = build(LTXTransformer3DModel, config.model, "model")
     quantization = _quantization(config)
     try:
         if path.is_file():

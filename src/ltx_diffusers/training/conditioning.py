@@ -78,11 +78,6 @@ class ConditionShares(StrictModel):
             raise ValueError("the shares of the clips sum to more than 1")
         return self
 
-    @property
-    def needs_pixels(self) -> bool:
-        """Whether parts of clips have to be encoded by themselves, which latents alone don't allow."""
-        return bool(self.clips) or self.region > 0
-
     def clip_of_step(self, number: float) -> int | None:
         """Which of the clips a step is given, by a number drawn from [0, 1); None for none."""
         for index, clip in enumerate(self.clips):

@@ -20,6 +20,7 @@ from ..geometry import CompressionRatios, VideoSize
 from ..pipelines.pipeline_ltx import LTXPipeline
 from .base_model import open_base_model
 from .clips import open_clips
+from .conditioning import Piece
 from .config import share_of_batch
 from .distillation import open_distillation
 from .frozen_text import FrozenTexts, StoredTexts, padded
@@ -94,7 +95,7 @@ class TransformerTask:
         processes = join_processes()
         self.held_out: SampleSource | None = None
         if stored is not None:
-            _check_latents(stored, config)
+            _check_latents(stored, config, self.ratios)
             stored.check_vae(self.vae)
             self.source: SampleSource = stored
             self.videos = ValidationVideos(config, ())
@@ -332,20 +333,25 @@ def _size_of(config: TransformerTrainConfig) -> VideoSize:
     return VideoSize(config.data.num_frames, config.data.height, config.data.width)
 
 
-def _check_latents(stored: LatentStore, config: TransformerTrainConfig) -> None:
+def _check_latents(stored: LatentStore, config: TransformerTrainConfig, ratios: CompressionRatios) -> None:
     """Raise `InputError` for what latents alone don't allow."""
-    if config.conditions.needs_pixels:
+    if config.conditions.region:
         raise InputError(
-            "config key 'conditions': clips and regions are encoded by themselves, which takes pixels",
+            "config key 'conditions.region': gray boxes are drawn anew and encoded, which takes pixels",
             got="source: latents",
-            fix="leave out conditions.clips and conditions.region, or take source: on-the-fly",
+            fix="precompute samples with masks of their own, or take source: on-the-fly",
+        )
+    sizes = [bucket.size for bucket in config.buckets]
+    check_sizes(stored, sizes)
+    for size in sizes or stored.buckets:
+        stored.check_pieces(
+            [view for view in views_of(config, size, ratios) if isinstance(view, Piece)], size
         )
     if config.caption_prefix and stored.has_text and not config.trains_text_encoder:
         raise InputError(
             "config key 'caption_prefix': the texts of these latents are encoded already",
             fix="give --caption-prefix to `ltx-diffusers precompute`",
         )
-    check_sizes(stored, [bucket.size for bucket in config.buckets])
 
 
 def _check_clips(config: TransformerTrainConfig) -> None:

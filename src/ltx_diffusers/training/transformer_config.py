@@ -2,7 +2,8 @@
 
 | mode | config |
 |---|---|
-| from scratch | `model`, no `initial_weights` |
+| from scratch, with the text encoder | `model`, no `initial_weights` |
+| from scratch, with a finished VAE and text encoder | `model`, `initial_weights` and `random_weights` |
 | full fine-tuning | `initial_weights` |
 | LoRA or DoRA | `initial_weights` and `adapter` |
 """
@@ -167,6 +168,8 @@ class TransformerTrainConfig(RunConfig):
             `initial_weights`, theirs stays.
         initial_weights: A pipeline to go on from: its folder, a repository on the Hub, or an official checkpoint
             file. None for random weights.
+        random_weights: Build the transformer anew from `model` all the same, and take only the other parts from
+            `initial_weights`: pretraining with a finished VAE and text encoder.
         initial_text_encoder: For a checkpoint file: folder or repository with the text encoder and its tokenizer.
         release: For a checkpoint file that doesn't tell its release: which.
         adapter: Train a LoRA with these settings; None trains all weights.
@@ -208,6 +211,7 @@ class TransformerTrainConfig(RunConfig):
     text_length: int = Field(default=32, gt=1)
     scheduler: dict[str, Any] = Field(default_factory=dict)
     initial_weights: str | None = None
+    random_weights: bool = False
     initial_text_encoder: str | None = None
     release: str | None = None
     adapter: AdapterConfig | None = None
@@ -251,6 +255,8 @@ class TransformerTrainConfig(RunConfig):
                 raise ValueError("distillation needs initial_weights, the model that becomes the student")
             if self.train_text_encoder:
                 raise ValueError("distillation leaves the text encoder as the teacher knows it")
+        if self.random_weights and (self.initial_weights is None or self.adapter is not None):
+            raise ValueError("random_weights goes with initial_weights and without an adapter")
         if self.vae is None and self.initial_weights is None:
             raise ValueError("vae is needed where there are no initial_weights")
         if (self.source == "latents") != (self.latents is not None):
