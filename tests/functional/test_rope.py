@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ltx_diffusers.errors import InputError
-from ltx_diffusers.functional.rope import MAX_POSITION, apply_rotary, rotary_embedding
+from ltx_diffusers.functional.rope import MAX_POSITION, apply_rotary, rotary_embedding, rotary_turns, turn_
 
 COORDS = torch.tensor([[[0.0, 0.04, 0.36, 4.84], [0.0, 32, 64, 480], [0.0, 0, 96, 672]]], dtype=torch.float64)
 
@@ -82,3 +82,14 @@ def test_the_type_of_the_input_is_kept() -> None:
 def test_wrong_shapes_are_refused(coords, dim) -> None:
     with pytest.raises(InputError):
         rotary_embedding(coords, dim)
+
+
+@pytest.mark.parametrize("dim", [6, 48, 64])
+def test_turns_are_the_embedding_as_complex_numbers(dim) -> None:
+    turns = rotary_turns(COORDS, dim)
+    cos, sin = rotary_embedding(COORDS, dim)
+    torch.testing.assert_close(turns, torch.complex(cos[..., ::2], sin[..., ::2]), rtol=0, atol=1e-11)
+    x = torch.randn(2, 4, dim, dtype=torch.float64)
+    expected = apply_rotary(x, cos, sin)
+    torch.testing.assert_close(turn_(x, turns), expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(x, expected, rtol=0, atol=1e-11)  # in place
