@@ -162,7 +162,7 @@ class Maker:
 
         if settings.join:
             frames = joined(settings, media, frames)
-        if not isinstance(frames, FrameStream):  # those of a stream are decoded while they are written
+        if not isinstance(frames, FrameStream):  # a stream is decoded while it is written, and says so itself
             stages.begin("write")
         record = record_of(settings) | written | dict(remarks or {})
         path = write_video(output, frames, settings.frame_rate, record, format)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -105,9 +106,17 @@ def run_pipeline(
             pipeline, upsampler, **call, preset=preset, **_passes(settings, preset)
         )
     if call["output_type"] == STREAM:
-        video = FrameStream((piece[0] for piece in output.frames), *size)
-        return settings, video, progress.steps
+        return settings, FrameStream(_taken(output.frames, stages), *size), progress.steps
     return settings, (output.frames[0] * 255).round().astype(np.uint8), progress.steps
+
+
+def _taken(pieces: Iterator[np.ndarray], stages: Stages) -> Iterator[np.ndarray]:
+    """The first video's frames; what happens between its pieces is counted as writing."""
+    for piece in pieces:
+        stages.begin("write")
+        yield piece[0]
+        stages.begin("decode")
+    stages.begin("write")
 
 
 class _Progress:

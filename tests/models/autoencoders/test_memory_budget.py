@@ -13,7 +13,7 @@ from ltx_diffusers import AutoencoderKLLTX
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.functional.memory_size import parse_memory
 from ltx_diffusers.geometry import VideoSize
-from ltx_diffusers.models.autoencoders.budget import choose_plan
+from ltx_diffusers.models.autoencoders.budget import Plan, choose_plan
 from ltx_diffusers.models.autoencoders.layout import decoder_layout, encoder_layout
 from ltx_diffusers.models.autoencoders.memory import frames_at_once, peak_numbers, pixel_choices
 from ltx_diffusers.models.autoencoders.released import RELEASED
@@ -63,26 +63,35 @@ def test_a_smaller_budget_takes_smaller_pieces_with_the_same_result(version):
         assert relative_error(model.decode(latents, levels, generator=source()).sample, expected) < EXACT
 
 
-def test_tiles_are_blended_only_when_nothing_else_fits(monkeypatch):
+def test_tiles_are_planned_only_when_nothing_else_fits():
+    with torch.device("meta"):
+        model = AutoencoderKLLTX(**RELEASED["0.9.5"])
+    size, result = VideoSize(16, 32, 48), 3 * 121 * 1024 * 1536
+
+    def plan(budget: int | None) -> Plan:
+        return choose_plan(lambda h, w: decoder_layout(model.decoder, h, w), size, 1, result, 2, budget)
+
+    least = 2 * (least_numbers(decoder_layout(model.decoder, 32, 48), 16) + result)
+    assert plan(None).tile is None
+    assert plan(least).tile is None
+    assert plan(least - 1).tile == 24  # the largest that is smaller than the video
+
+
+def test_planned_tiles_are_those_that_can_be_enabled(monkeypatch):
     model = tiny_autoencoder("0.9.5")
-    latents = torch.randn(1, LATENT_CHANNELS, 2, 6, 6)
+    latents = torch.randn(1, LATENT_CHANNELS, 1, 6, 6)
     warnings = []
-    monkeypatch.setattr(
-        "ltx_diffusers.models.autoencoders.bounded.logger.warning",
-        lambda *text: warnings.append(text[0] % text[1:]),
-    )
-    layout = decoder_layout(model.decoder, 6, 6)
-    video = 3 * 9 * 192 * 192
-    least = 4 * (least_numbers(layout, 2) + video)
+    module = "ltx_diffusers.models.autoencoders.bounded"
+    monkeypatch.setattr(f"{module}.logger.warning", lambda *text: warnings.append(text[0] % text[1:]))
     with torch.no_grad():
         whole = model.decode(latents, 0.05).sample
-        model.enable_memory_budget(least)
-        assert relative_error(model.decode(latents, 0.05).sample, whole) < EXACT
-        assert not warnings
-        model.enable_memory_budget(least - 1)
-        tiled = model.decode(latents, 0.05).sample
-    assert tiled.shape == whole.shape
-    assert relative_error(tiled, whole) > EXACT
+        monkeypatch.setattr(f"{module}.choose_plan", lambda *_: Plan(pixels=1, tile=4, stride=3, num_bytes=0))
+        planned = model.decode(latents, 0.05).sample
+        monkeypatch.undo()
+        model.enable_tiling(128, 128, tile_sample_stride_height=96, tile_sample_stride_width=96)
+        enabled = model.decode(latents, 0.05).sample
+    assert relative_error(planned, enabled) < EXACT
+    assert relative_error(planned, whole) > 1e-3
     assert warnings == ["No exact way of coding fits the memory budget: tiles of 128 pixels are blended."]
 
 
