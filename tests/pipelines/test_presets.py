@@ -48,6 +48,10 @@ def test_every_release_gets_its_preset_and_can_run_it(name: str) -> None:
 
 
 def test_other_models_have_none() -> None:
+    # Distilled by someone else: for the released levels, or for others.
+    own = {"allowed_inference_steps": [1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.9094, 0.725, 0.4219]}
+    assert preset_of({"num_layers": 28}, own).name == "2b-distilled-0.9.8"
+    assert preset_of({"num_layers": 28}, {"allowed_inference_steps": [1.0, 0.75, 0.5, 0.25]}) is None
     assert preset_of({"num_layers": 7}, {}) is None
 
 
