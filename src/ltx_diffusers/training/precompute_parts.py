@@ -220,7 +220,9 @@ def _write_samples(
     used: dict[str, set[str]] = {name: set() for name in shards}
 
     def place(name: str, key: str) -> list[str]:
-        shard = shards[name][key]
+        shard = shards[name].get(key)
+        if shard is None:  # two processes had one number, or a file was removed meanwhile
+            raise InputError(f"something is missing in {folder / name}", fix="run the same command again")
         used[name].add(shard)
         return [shard, key]
 
