@@ -12,12 +12,15 @@ FOLDER = Path(__file__).parents[2] / "configs" / "accelerate"
 
 def launch_arguments(name):
     arguments = launch_command_parser().parse_args(["--config_file", str(FOLDER / name), "train.py"])
-    return _validate_launch_command(arguments)[0]
+    arguments = _validate_launch_command(arguments)[0]
+    # The command adds it for DeepSpeed: what the config file says, and a config of DeepSpeed's own therefore needn't.
+    arguments.deepspeed_fields_from_accelerate_config = ""
+    return arguments
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_accelerate_knows_all_keys(path):
-    assert load_config_from_file(str(path)).num_processes in (2, 8)
+    assert load_config_from_file(str(path)).num_processes == 8
 
 
 def test_the_plain_config_starts_a_process_for_each_gpu():
