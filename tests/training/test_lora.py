@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.processes import run_on
 from helpers.tiny_runs import lora_run
 from safetensors import safe_open
 from tiny import tiny_components
@@ -13,7 +15,10 @@ from tiny import tiny_components
 from ltx_diffusers import LTXPipeline, LTXTransformer3DModel
 from ltx_diffusers.conversion.lora.files import read_lora, write_lora
 from ltx_diffusers.conversion.lora.peft_model import extract_adapter
-from ltx_diffusers.errors import InputError
+from ltx_diffusers.data.video import write_image, write_video
+from ltx_diffusers.errors import InputError, MediaError
+from ltx_diffusers.functional.coordinates import video_coordinates
+from ltx_diffusers.geometry import VideoSize
 from ltx_diffusers.training.config import parse_config
 from ltx_diffusers.training.loop import Trainer
 from ltx_diffusers.training.lora import find_targets
@@ -41,10 +46,7 @@ def prediction(transformer: torch.nn.Module) -> torch.Tensor:
             encoder_hidden_states=torch.randn(2, 3, 16, generator=generator),
             timestep=torch.tensor([300.0, 700.0]),
             encoder_attention_mask=torch.ones(2, 3),
-            num_frames=2,
-            height=1,
-            width=2,
-            rope_interpolation_scale=(8 / 25, 32, 32),
+            video_coords=video_coordinates(VideoSize(2, 1, 2), batch_size=2, frame_rate=25.0, causal=True),
             return_dict=False,
         )[0].float()
 
@@ -97,10 +99,7 @@ def test_the_lora_acts_alike_in_training_here_and_in_diffusers(base, finished) -
     components = tiny_components(causal=True, statistics=True, ours=False)
     theirs = diffusers.LTXPipeline(**components)
     theirs.load_lora_weights(model, weight_name="pytorch_lora_weights.safetensors")
-    # Diffusers' model doesn't know causal coordinates: only the adapters are compared.
-    for name, module in theirs.transformer.named_modules():
-        if hasattr(module, "scaling"):
-            assert module.scaling == {"default_0": 4.0}, name
+    torch.testing.assert_close(prediction(theirs.transformer), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_alpha_is_the_same_in_every_format(tmp_path, finished) -> None:
@@ -204,3 +203,41 @@ def test_bad_settings_are_one_error(tmp_path, base, changes, message) -> None:
     with pytest.raises(InputError, match=message):
         TransformerTask(parse_config(TransformerTrainConfig, lora_run(tmp_path, base, **changes)))
     assert not (tmp_path / "cache").exists()
+
+
+def _weights_after(rank: int, folder: Path, base: Path, steps: int, accumulate: int) -> list[float]:
+    """Weights of an adapter after some steps on the processes of a run."""
+    settings = {"batch_size": 4, "conditions": {"first_frame": 0.5, "opening": 0.5}, "token_dropping": 0.5}
+    run = trainer(folder, base, accumulate=accumulate, **settings)
+    for _ in range(steps):
+        run.train_step()
+        run.step += 1
+    return torch.cat([parameter.detach().flatten() for parameter in run.parameters]).tolist()
+
+
+def test_two_processes_and_two_passes_take_the_steps_of_one(tmp_path, base) -> None:
+    one = run_on(1, _weights_after, tmp_path / "one", base, 3, 1)[0]
+    two = run_on(2, _weights_after, tmp_path / "two", base, 3, 1)
+    passes = run_on(1, _weights_after, tmp_path / "passes", base, 3, 2)[0]
+    assert two[0] == two[1]
+    for other in (two[0], passes):
+        torch.testing.assert_close(torch.tensor(other), torch.tensor(one), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["images", "references"])
+def test_validation_videos_take_pictures_and_references(tmp_path, base, kind) -> None:
+    write_image(tmp_path / "first.png", np.full((40, 80, 3), 200, np.uint8))
+    write_video(tmp_path / "reference.mp4", np.full((9, 32, 64, 3), 90, np.uint8), 8.0)
+    files = {"images": [str(tmp_path / "first.png")], "references": [str(tmp_path / "reference.mp4")]}
+    samples = {"prompts": ["a red circle"], "num_inference_steps": 1}
+    videos = []
+    for more in ({}, {kind: files[kind]}):
+        config = parse_config(
+            TransformerTrainConfig, lora_run(tmp_path, base, validation_clips=0, samples=samples | more)
+        )
+        videos.append(TransformerTask(config)._make_videos()[0])
+    assert videos[0].shape == videos[1].shape == (9, 32, 64, 3)
+    assert not np.array_equal(*videos)
+    with pytest.raises(MediaError, match="missing"):
+        missing = samples | {kind: [str(tmp_path / "missing")]}
+        TransformerTask(parse_config(TransformerTrainConfig, lora_run(tmp_path, base, samples=missing)))
