@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--long-divisor", type=int, default=8)
     parser.add_argument("--long-size", type=int, nargs=3, default=(121, 256, 384), metavar=("F", "H", "W"))
     parser.add_argument("--long-repeats", type=int, default=3)
+    parser.add_argument("--long-ways", nargs="*", choices=WAYS, default=WAYS)
     parser.add_argument(
         "--lengths", type=int, nargs="*", default=(17, 121, 1025), help="frames, for peak over length"
     )
@@ -201,7 +202,7 @@ def main() -> None:
     # First, while this process holds little.
     if options.long_repeats:
         results["long"] = long_video(
-            "0.9.5", options.long_size, options.long_divisor, options.long_repeats, WAYS
+            "0.9.5", options.long_size, options.long_divisor, options.long_repeats, options.long_ways
         )
         print(results["long"], flush=True)
         keep()

@@ -74,7 +74,7 @@ def test_tiles_are_planned_only_when_nothing_else_fits():
     least = 2 * (least_numbers(decoder_layout(model.decoder, 32, 48), 16) + result)
     assert plan(None).tile is None
     assert plan(least).tile is None
-    assert plan(least - 1).tile == 24  # the largest that is smaller than the video
+    assert plan(least - 1).tile == 16
 
 
 def test_planned_tiles_are_those_that_can_be_enabled(monkeypatch):

@@ -141,6 +141,28 @@ def test_hooks_and_changed_layers_keep_working():
         next(model.decode_stream(latents, 0.05))
 
 
+def test_layers_put_in_the_place_of_others_are_called():
+    """As adapters and sharding do it."""
+
+    class Adapted(nn.Module):
+        def __init__(self, base: nn.Module) -> None:
+            super().__init__()
+            self.base_layer = base
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return 1.5 * self.base_layer(hidden)
+
+    model = tiny_autoencoder("0.9.5")
+    latents = torch.randn(1, LATENT_CHANNELS, 2, 1, 1)
+    before = model.decode(latents, 0.05).sample
+    holder = model.decoder.mid_block.resnets[0].conv2
+    holder.conv = Adapted(holder.conv)
+    assert not coding.can_run_in_pieces(model.decoder)
+    after = model.decode(latents, 0.05).sample
+    assert relative_error(after, before) > 1e-3
+    assert torch.equal(after, model.decoder(latents, torch.tensor([0.05])))
+
+
 def test_tiles_are_coded_in_pieces_too():
     model = tiny_autoencoder("0.9.5")
     latents = torch.randn(1, LATENT_CHANNELS, 5, 4, 2)
@@ -171,6 +193,8 @@ def test_a_stream_of_frames_must_have_a_valid_length():
         model.encode_stream([torch.zeros(1, 3, 9, 32, 32), torch.zeros(1, 3, 1, 32, 32)])
     with pytest.raises(InputError, match="no frames"):
         model.encode_stream([])
+    with pytest.raises(InputError, match="expected 3 channels"):
+        model.encode_stream([torch.zeros(3, 9, 32, 32)])
 
 
 @pytest.mark.parametrize("frames", [3, 4, 5, 6, 7, 8, 11])

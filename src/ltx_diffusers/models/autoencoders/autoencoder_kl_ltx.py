@@ -278,7 +278,7 @@ class AutoencoderKLLTX(
         Raises:
             InputError: If the shape isn't valid.
         """
-        _check_dims("a video", x, self.config.in_channels)
+        self._check_video(x)
         check_video_size(*x.shape[2:], self.compression_ratios)
         parts = x.split(1) if self.use_slicing else [x]
         coder, tiling = self._encoder_for(parts[0], self._tiling(self.use_framewise_encoding))
@@ -349,6 +349,9 @@ class AutoencoderKLLTX(
         posterior = self.encode(sample).latent_dist
         latents = posterior.sample(generator) if sample_posterior else posterior.mode()
         return self.decode(latents, temb, return_dict, generator)
+
+    def _check_video(self, x: torch.Tensor) -> None:
+        _check_dims("a video", x, self.config.in_channels)
 
     def _check_latents(self, z: torch.Tensor, generator: Generators) -> None:
         _check_dims("latents", z, self.config.latent_channels)

@@ -29,6 +29,9 @@ Coder = Callable[..., torch.Tensor]
 
 logger = get_logger(__name__)
 
+# Latent frames of a video of unknown length, more than any part of the model works on at a time.
+_ENDLESS = 10**6
+
 
 class CodesInBoundedMemory:
     """What `AutoencoderKLLTX` does in pieces.
@@ -97,11 +100,10 @@ class CodesInBoundedMemory:
         pieces = iter([z] if isinstance(z, torch.Tensor) else z)
         first = next(pieces, None)
         if first is None:
-            raise InputError("there are no latents to decode")
+            raise InputError("there are no latents to decode", got="no pieces")
         self._check_latents(first, generator)
         size = VideoSize(0, *first.shape[3:])
-        # As if of endless length: nothing may grow with it.
-        plan = self._plan(first, size._replace(frames=10**6), decode=True, result=0)
+        plan = self._plan(first, size._replace(frames=_ENDLESS), decode=True, result=0, tiles=False)
         checked = self._checked_pieces(first, pieces)
         levels = self._noise_levels(temb, first)
         for piece in decoded_pieces(self.decoder, checked, levels, generator, plan.pixels):
@@ -124,10 +126,11 @@ class CodesInBoundedMemory:
         pieces = iter(pieces)
         first = next(pieces, None)
         if first is None:
-            raise InputError("there are no frames to encode")
+            raise InputError("there are no frames to encode", got="no pieces")
+        self._check_video(first)
         check_video_size(1, *first.shape[-2:], self.compression_ratios)
         size = latent_size(VideoSize(1, *first.shape[-2:]), self.compression_ratios)
-        plan = self._plan(first, size._replace(frames=10**6), decode=False, result=0)
+        plan = self._plan(first, size._replace(frames=_ENDLESS), decode=False, result=0, tiles=False)
         counted = _Counted(self._checked_pieces(first, pieces))
         ratio = self.temporal_compression_ratio
         moments = encode_in_pieces(self.encoder, counted, ratio, plan.pixels)
@@ -182,7 +185,9 @@ class CodesInBoundedMemory:
         )
         return self._plan(tensor, VideoSize(time, height, width), decode=decode, result=result)
 
-    def _plan(self, tensor: torch.Tensor, size: VideoSize, *, decode: bool, result: int) -> Plan:
+    def _plan(
+        self, tensor: torch.Tensor, size: VideoSize, *, decode: bool, result: int, tiles: bool = True
+    ) -> Plan:
         ratios = self.compression_ratios
 
         def layout(height: int, width: int) -> list:
@@ -191,7 +196,8 @@ class CodesInBoundedMemory:
             return encoder_layout(self.encoder, height * ratios.height, width * ratios.width, ratios.time)
 
         batch = tensor.shape[0]
-        return choose_plan(layout, size, batch, batch * result, tensor.dtype.itemsize, self._memory_budget)
+        numbers, item = batch * result, tensor.dtype.itemsize
+        return choose_plan(layout, size, batch, numbers, item, self._memory_budget, tiles)
 
     def _tiling_of(self, plan: Plan, tiling: Tiling) -> Tiling:
         """The caller's tiling, or that of the plan."""
@@ -208,8 +214,8 @@ class CodesInBoundedMemory:
     def _check_pieces(self, model: torch.nn.Module) -> None:
         if not can_run_in_pieces(model):
             raise InputError(
-                "hooks on the autoencoder's layers don't let it run in pieces",
-                fix="remove the offloading or casting, or use encode and decode",
+                "hooks or other layers in the autoencoder don't let it run in pieces",
+                fix="remove offloading, casting or adapters, or use encode and decode",
             )
 
     def _checked_pieces(self, first: torch.Tensor, others: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

@@ -37,7 +37,13 @@ class Plan:
 
 
 def choose_plan(
-    layout: Layout, size: VideoSize, batch: int, result: int, item_bytes: int, budget: int | None
+    layout: Layout,
+    size: VideoSize,
+    batch: int,
+    result: int,
+    item_bytes: int,
+    budget: int | None,
+    tiles: bool = True,
 ) -> Plan:
     """The fastest way within a budget; exact ways go first.
 
@@ -48,12 +54,13 @@ def choose_plan(
         result: Numbers in the result.
         item_bytes: Bytes of a number.
         budget: Bytes; None for no limit.
+        tiles: Whether tiles may be blended.
 
     Raises:
         InputError: If no way fits.
     """
     least = None
-    for tile in (None, *_TILE_SIDES):
+    for tile in (None, *_TILE_SIDES) if tiles else (None,):
         height, width = (side if tile is None else min(side, tile) for side in (size.height, size.width))
         if tile is not None and (height, width) == (size.height, size.width):
             continue
@@ -70,8 +77,8 @@ def choose_plan(
     raise InputError(
         "the memory budget is too small for this video",
         got=f"{budget / _GIGABYTE:.3g} GB",
-        expected=f"at least {least.num_bytes / _GIGABYTE:.3g} GB for {' x '.join(map(str, size))} latents",
-        fix="raise the budget, or decode with decode_stream, which doesn't hold the video",
+        expected=f"at least {least.num_bytes / _GIGABYTE:.3g} GB",
+        fix="raise the budget; decode_stream and encode_stream need less, because they don't hold the video",
     )
 
 

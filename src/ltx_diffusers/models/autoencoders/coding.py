@@ -9,28 +9,51 @@ from torch import nn
 
 from ...functional.generators import Generators
 from . import kernels
+from .blocks import DownBlock3d, MidBlock3d, UpBlock3d
 from .cascade import decoder_steps, encoder_steps, run
+from .causal_conv import CausalConv3d
 from .decoder import Decoder3d
 from .encoder import Encoder3d
 from .layout import decoder_layout, encoder_layout
 from .memory import PIXELS_AT_ONCE, frames_at_once
+from .resampling import Downsampler3d, Upsampler3d
+from .resnet import ChannelLayerNorm, ResnetBlock3d
+
+_TAKEN_APART = (
+    Encoder3d,
+    Decoder3d,
+    DownBlock3d,
+    MidBlock3d,
+    UpBlock3d,
+    ResnetBlock3d,
+    Upsampler3d,
+    Downsampler3d,
+    CausalConv3d,
+    nn.ModuleList,
+)
 
 
 def can_run_in_pieces(model: nn.Module) -> bool:
     """Whether the layers of an encoder or decoder may be run one by one, because calling them does nothing else.
 
-    Offloading and casting replace a layer's `forward` or hook into it. Plain convolutions are exempt: they are called
-    as they are if they were changed (see `kernels.convolve`).
+    Offloading and casting replace a layer's `forward` or hook into it; adapters and sharding put other layers in its
+    place. Convolutions, LayerNorms and embeddings of the noise level are exempt: they are called as they are.
     """
-    return not any(
-        "forward" in vars(module)
-        or module._forward_pre_hooks
-        or module._forward_hooks
-        or module._backward_pre_hooks
-        or module._backward_hooks
-        for module in model.modules()
-        if not isinstance(module, (nn.Conv3d, nn.Linear))
+    for name, module in model.named_modules():
+        called = isinstance(module, (nn.Conv3d, ChannelLayerNorm)) or "time_embedder" in name.split(".")
+        if not called and (type(module) not in _TAKEN_APART or _is_hooked(module)):
+            return False
+    return True
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    hooks = (
+        module._forward_pre_hooks,
+        module._forward_hooks,
+        module._backward_pre_hooks,
+        module._backward_hooks,
     )
+    return "forward" in vars(module) or any(hooks)
 
 
 def prefers_pieces(model: nn.Module, tensor: torch.Tensor) -> bool:
