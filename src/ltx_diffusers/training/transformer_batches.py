@@ -20,7 +20,7 @@ from .conditioning import GrayBox, Piece, random_box
 from .config import share_of_batch
 from .latent_cache import View
 from .samples import LatentSample
-from .sources import SampleSource, check_sizes
+from .sources import SampleSource, SeesPixels, check_sizes
 from .token_dropping import group_by_length, tokens_kept
 from .transformer_config import TransformerTrainConfig
 
@@ -193,7 +193,7 @@ class Collator:
     """Makes the groups of a batch: samples of one size each, with what they are given.
 
     Args:
-        source: The samples; it must see pixels if the conditions need them.
+        source: The samples; one that sees pixels (`SeesPixels`) if the conditions need them.
         plan: Its plan.
         config: Settings of the run.
         ratios: Compression of the VAE.
@@ -201,7 +201,7 @@ class Collator:
 
     def __init__(
         self,
-        source: Any,
+        source: SampleSource | SeesPixels,
         plan: TransformerPlan,
         config: TransformerTrainConfig,
         ratios: CompressionRatios,
