@@ -15,28 +15,30 @@ growth of the resident set. Run from the repository's root:
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
-import resource
-import subprocess
-import sys
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from counting import (
+    GIB,
+    LiveMemory,
+    bytes_of,
+    describe_run,
+    forget_peak,
+    gib,
+    measured_alone,
+    numbers,
+    peak_resident,
+    resident,
+    write_report,
+)
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ltx_diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ltx_diffusers.objectives import objectives
@@ -47,7 +49,6 @@ from ltx_diffusers.training.optimizer import build_optimizers
 from ltx_diffusers.training.vae import VAETrainConfig, VAETrainingModule
 
 CONFIG = Path("configs/vae/ltx.yaml")
-GIB = 2**30
 CASES = [  # width x height x frames, precision, gradient checkpointing
     ("768x512x17", "fp32", False),
     ("768x512x17", "fp32", True),
@@ -98,36 +99,6 @@ class LPIPSInShape(Perceptual):
         super().__init__(VGGShape(), chunk)
 
 
-class LiveMemory(TorchDispatchMode):
-    """Counts the bytes of all storages that operations return, as long as they are alive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0
-        self.peaks: dict[str, int] = {}
-        self.phase = "setup"
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._watch(leaf.untyped_storage())
-        return result
-
-    def _watch(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._known:
-            self._known.add(key)
-            self.now += size
-            self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), self.now)
-            weakref.finalize(storage, self._forget, key, size).atexit = False
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
-
-
 @dataclass
 class Saved:
     """What autograd keeps: storages that aren't parameters' or buffers', each counted once."""
@@ -150,11 +121,6 @@ class Saved:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             yield
-
-
-def bytes_of(tensors: Iterator[torch.Tensor]) -> int:
-    """Bytes of tensors."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 class Step:
@@ -254,15 +220,10 @@ class Step:
 def count(config: VAETrainConfig, size: tuple[int, int, int], batch_size: int) -> dict[str, Any]:
     """Bytes of a step that is only imagined; the second one, which has optimizers with states."""
     with FakeTensorMode(), LiveMemory() as memory:
-
-        def phase(name: str) -> None:
-            memory.phase = name
-            memory.peaks[name] = memory.now
-
         step = Step(config, size, batch_size)
-        step.run(phase)
+        step.run(memory.start)
         saved = Saved(step.module)
-        step.run(phase, saved)
+        step.run(memory.start, saved)
         found = step.held()
         peaks = {name: peak for name, peak in memory.peaks.items() if name != "setup"}
     return found | {"activations": saved.bytes, "peak": max(peaks.values()), "peaks": peaks}
@@ -270,32 +231,19 @@ def count(config: VAETrainConfig, size: tuple[int, int, int], batch_size: int) -
 
 def measure(config: VAETrainConfig, size: tuple[int, int, int], batch_size: int) -> int:
     """Growth of this process's resident set by two real steps, in bytes."""
-    before = _resident()
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = resident()
+    forget_peak()
     step = Step(config, size, batch_size)
     for _ in range(2):
         step.run(lambda name: None)
-    return _peak() - before
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def _peak() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    return peak_resident() - before
 
 
 def check(path: Path) -> list[dict[str, Any]]:
     """Counted beside measured bytes of the narrow model, with and without checkpointing."""
     rows = []
     for checkpointing in (False, True):
-        command = [sys.executable, __file__, "--config", str(path), "--measure", str(int(checkpointing))]
-        # One thread, and every tensor in pages of its own that go back when it dies.
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-        measured = json.loads(done.stdout.splitlines()[-1])
+        measured = measured_alone(__file__, "--config", str(path), "--measure", str(int(checkpointing)))
         counted = count(narrow(path, checkpointing), numbers(CHECK_SIZE), 1)["peak"]
         rows.append(
             {
@@ -317,12 +265,6 @@ def narrow(path: Path, checkpointing: bool) -> VAETrainConfig:
     return parse_config(
         VAETrainConfig, config | {"gradient_checkpointing": checkpointing, "precision": "fp32"}
     )
-
-
-def numbers(size: str) -> tuple[int, int, int]:
-    """Width, height and frames."""
-    width, height, frames = map(int, size.split("x"))
-    return width, height, frames
 
 
 def main() -> None:
@@ -347,25 +289,22 @@ def main() -> None:
             continue
         config = base.model_copy(update={"precision": precision, "gradient_checkpointing": checkpointing})
         found = count(config, numbers(size), options.batch_size)
-        gib = {name: round(value / GIB, 2) for name, value in found.items() if name != "peaks"}
-        gib["peaks"] = {name: round(value / GIB, 2) for name, value in found["peaks"].items()}
-        row = {"size": size, "precision": precision, "gradient_checkpointing": checkpointing, "gib": gib}
+        row = {
+            "size": size,
+            "precision": precision,
+            "gradient_checkpointing": checkpointing,
+            "gib": gib(found),
+        }
         rows.append(row)
         print(row, flush=True)
     report = {
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", *sys.argv]),
-        "hardware": f"{platform.machine()}, {os.cpu_count()} cores (only for the check)",
-        "versions": {name: metadata.version(name) for name in ("ltx-diffusers", "diffusers", "torch")},
+        **describe_run("ltx-diffusers", "diffusers", "torch"),
         "config": str(options.config),
         "batch_size": options.batch_size,
         "rows": rows,
         "check": check(options.config) if options.check else [],
     }
-    if options.output is not None:
-        partial = options.output.with_suffix(".partial")
-        partial.write_text(json.dumps(report, indent=2) + "\n")
-        partial.replace(options.output)
+    write_report(report, options.output)
 
 
 if __name__ == "__main__":
