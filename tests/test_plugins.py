@@ -82,6 +82,8 @@ def test_all_registries_are_gathered() -> None:
         "autoencoders",
         "discriminators",
         "data_readers",
+        "filters",
+        "loss_weightings",
         "measures",
     }
     assert all(isinstance(registry, Registry) for registry in found.values())

@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from ltx_diffusers.cli import app
+from ltx_diffusers.conversion.releases import DISTILLED_STEPS
 from ltx_diffusers.pipelines.preset_choice import PRESET_NAMES, fitting_presets
 from ltx_diffusers.pipelines.presets import PRESETS
 
 MODELS = {
     "13b dev": (48, {}, "13b-dev", ["13b-dev", "13b-distilled"]),
-    "13b distilled": (48, {"allowed_inference_steps": [1.0, 0.5]}, "13b-distilled", ["13b-dev", "13b-distilled"]),
+    "13b distilled": (48, {"allowed_inference_steps": DISTILLED_STEPS}, "13b-distilled", ["13b-dev", "13b-distilled"]),
+    "distilled for other levels": (48, {"allowed_inference_steps": [1.0, 0.5]}, None, ["13b-dev", "13b-distilled"]),
     "2b distilled": (
         28,
-        {"allowed_inference_steps": [1.0], "stochastic_sampling": True},
+        {"allowed_inference_steps": DISTILLED_STEPS, "stochastic_sampling": True},
         "2b-distilled-0.9.6",
         ["2b-dev", "2b-distilled-0.9.6", "2b-distilled-0.9.8"],
     ),

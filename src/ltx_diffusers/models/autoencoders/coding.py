@@ -36,8 +36,9 @@ _TAKEN_APART = (
 def can_run_in_pieces(model: nn.Module) -> bool:
     """Whether the layers of an encoder or decoder may be run one by one, because calling them does nothing else.
 
-    Offloading and casting replace a layer's `forward` or hook into it; adapters and sharding put other layers in its
-    place. Convolutions, LayerNorms and embeddings of the noise level are exempt: they are called as they are.
+    Offloading and casting replace a layer's `forward` or hook into it, compilation its call; adapters and sharding put
+    other layers in its place. Convolutions, LayerNorms and embeddings of the noise level are exempt: they are called
+    as they are.
     """
     for name, module in model.named_modules():
         called = isinstance(module, (nn.Conv3d, ChannelLayerNorm)) or "time_embedder" in name.split(".")
@@ -53,7 +54,7 @@ def _is_hooked(module: nn.Module) -> bool:
         module._backward_pre_hooks,
         module._backward_hooks,
     )
-    return "forward" in vars(module) or any(hooks)
+    return "forward" in vars(module) or module._compiled_call_impl is not None or any(hooks)
 
 
 def prefers_pieces(model: nn.Module, tensor: torch.Tensor) -> bool:
