@@ -1,5 +1,7 @@
 """Training a LoRA: only its weights move and are kept, it comes out with alpha for everyone, and resumes exactly."""
 
+import json
+import shutil
 from pathlib import Path
 
 import diffusers
@@ -30,6 +32,18 @@ from ltx_diffusers.training.transformer_config import TransformerTrainConfig
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     LTXPipeline(**tiny_components(causal=True, statistics=True)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unstated(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    """The same pipeline as Diffusers' converters write it: the time coordinates follow from the VAE."""
+    folder = tmp_path_factory.mktemp("unstated") / "base"
+    shutil.copytree(base, folder)
+    path = folder / "transformer" / "config.json"
+    config = json.loads(path.read_text())
+    del config["causal_temporal_positioning"]
+    path.write_text(json.dumps(config))
     return folder
 
 
@@ -122,6 +136,9 @@ def test_the_folder_has_samples_and_facts_for_a_card(finished) -> None:
     assert sorted(facts["samples"]) == ["samples/00.mp4", "samples/01.mp4"]
     assert all((model / name).is_file() for name in facts["samples"])
     assert facts["training"]["adapter"]["alpha"] == 12.0 and facts["training"]["caption_prefix"] == "sks "
+    assert facts["training"]["sizes"] == [[9, 32, 64]]
+    prompts = list(facts["samples"].values())
+    assert facts["prompt"] == prompts[0] and all(prompt.startswith("sks ") for prompt in prompts)
     with safe_open(model / "comfyui_lora_weights.safetensors", "pt") as file:
         assert file.metadata()["trigger"] == "sks "
 
@@ -154,12 +171,14 @@ def test_training_lowers_the_loss_on_its_samples(tmp_path, base) -> None:
     ],
     ids=str,
 )
-def test_kinds_of_adapters_and_bases(tmp_path, base, changes) -> None:
+def test_kinds_of_adapters_and_bases(tmp_path, unstated, changes) -> None:
     if changes.get("base_storage") == "int8":
         pytest.importorskip("torchao")
+    base = unstated
     run = trainer(tmp_path, base, steps=2, **changes)
     model = run.train()
     lora = read_lora(model)
+    assert run.task.module.transformer.config.causal_temporal_positioning is True
     assert lora.uses_dora == changes.get("adapter", {}).get("dora", False)
     for layer in lora.layers.values():
         assert layer.up.abs().sum() > 0 and layer.up.isfinite().all()
@@ -196,6 +215,7 @@ def test_targets_by_name_end_and_pattern() -> None:
         ({"train_text_encoder": True}, "doesn't go with an adapter"),
         ({"initial_weights": "no-where"}, "no such folder, file or repository"),
         ({"source": "latents"}, "go together"),
+        ({"adapter": {"dora": True}, "base_dtype": "bfloat16", "base_storage": "fp8"}, "take int8 or nf4"),
         ({"samples": {"prompts": ["a", "b"], "images": ["c.png"]}}, "1 images for 2 prompts"),
     ],
 )

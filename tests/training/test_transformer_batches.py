@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.media_sets import write_clips, write_pictures
+import yaml
+from helpers.media_sets import grey_clip, write_clips, write_pictures
 from helpers.tiny_runs import lora_run, transformer_run
 from tiny import tiny_components
 
 from ltx_diffusers import LTXPipeline, LTXTransformer3DModel
 from ltx_diffusers.data.media_sets import find_entries
+from ltx_diffusers.data.video import write_video
 from ltx_diffusers.errors import InputError, UnknownNameError
 from ltx_diffusers.functional.coordinates import video_coordinates
 from ltx_diffusers.functional.draws import Draws
@@ -184,6 +187,29 @@ def test_frame_rates_are_those_of_the_samples(tmp_path, tiny_vae_folder) -> None
     torch.testing.assert_close(tokens.coords[:, 0, -1], torch.tensor([1 / (8.0 + n) for n in numbers]))
 
 
+@pytest.mark.parametrize("source", ["encoded", "on-the-fly"])
+def test_clips_keep_their_own_frame_rates(tmp_path, tiny_vae_folder, source) -> None:
+    rates = {"fast": 30.0, "slow": 12.0}
+    for name, rate in rates.items():
+        write_video(tmp_path / f"{name}.mp4", grey_clip(20), rate)
+    lines = [json.dumps({"path": f"{name}.mp4", "split": "train"}) for name in rates]
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    options = {"path": str(tmp_path / "list.jsonl")}
+    data = {
+        "reader": "list",
+        "height": 32,
+        "width": 64,
+        "num_frames": 9,
+        "frame_rate": 25.0,
+        "options": options,
+    }
+    settings = {"source": source, "data": data, "validation_clips": 0, "cached_clips": 2}
+    for _ in range(2):  # the second time kept latents are read again
+        samples = build_task(tmp_path / "run", tiny_vae_folder, **settings).source
+        found = {Path(samples.describe(number)).stem: samples[number].frame_rate for number in range(2)}
+        assert found == rates
+
+
 def test_weightings_follow_their_formulas() -> None:
     sigma = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     assert torch.equal(build_loss_weighting("none")(sigma), torch.ones_like(sigma))
@@ -264,6 +290,8 @@ def test_a_run_on_precomputed_latents_needs_no_text_encoder(tmp_path, base, late
     assert lengths == {1, 4}  # the empty caption's end mark, and "grey number N" with its end mark
     model = run.train()
     assert (model / "samples" / "00.mp4").is_file()
+    card = yaml.safe_load((model / "card.yaml").read_text())
+    assert sorted(card["training"]["sizes"]) == [[1, 32, 64], [9, 32, 64]]
     assert task.validate(tmp_path)["held_out_loss"] > 0
 
 

@@ -18,12 +18,17 @@ class Clip:
         caption: One wording of what it shows; "" if nobody wrote one.
         name: What a user finds it by: a file's path, with the place inside an archive; "" for what has no place.
         frame_rate: Of these frames, per second; None for a picture, or where the set has none of its own.
+        references: What it is made from, for training in context: float32 (F, H, W, 3) in [0, 1] of its own moments
+            and size each, or (1, H, W, 3) for a picture that goes with all moments. Clips without any have none.
+        mask: Which pixels are made anew, bool (F, H, W); None for a clip that hasn't one.
     """
 
     frames: np.ndarray
     caption: str
     name: str = ""
     frame_rate: float | None = None
+    references: tuple[np.ndarray, ...] = ()
+    mask: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ NEW_MOTIONS = ("diagonal",)
 _DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "diagonal": (1, 1)}
 _TRAVEL = (0.25, 0.40)  # range of the distance moved over a clip, as a share of the frame's side
 _EDGE = 1 / 32  # width of the anti-aliased edge, as a share of the frame's shorter side
+_LINE = 1 / 32  # width of an outline, as a share of the frame's shorter side
 _GROWTH = 0.5  # the smaller end's share of the radius when a shape grows or shrinks
 
 _SHAPE_WORDS = {
@@ -201,15 +202,8 @@ def render(
     Raises:
         InputError: If there is no such shape.
     """
-    progress = np.linspace(0, 1, num_frames, dtype=np.float32) if num_frames > 1 else np.zeros(1, np.float32)
-    direction = _DIRECTIONS.get(spec.motion, (0, 0))
-    center_x = (spec.start[0] + direction[0] * spec.travel * progress) * width
-    center_y = (spec.start[1] + direction[1] * spec.travel * progress) * height
-    radius = spec.radius * min(height, width) * _scale(spec.motion, progress)
-
-    x = np.arange(width, dtype=np.float32)[None, None, :] + 0.5 - center_x[:, None, None]
-    y = np.arange(height, dtype=np.float32)[None, :, None] + 0.5 - center_y[:, None, None]
-    distance = signed_distance(spec.shape, x, y, radius[:, None, None])
+    x, y, scale = _from_center(spec, num_frames, height, width)
+    distance = signed_distance(spec.shape, x, y, spec.radius * min(height, width) * scale)
     edge = max(1.0, _EDGE * min(height, width))
     cover = np.clip(0.5 - distance / edge, 0, 1)[..., None]
     foreground = np.asarray(COLORS[spec.color], np.float32)
@@ -219,9 +213,44 @@ def render(
         ground_pattern, shape_pattern = textures
         columns, rows = np.arange(width, dtype=np.float32) / side, np.arange(height, dtype=np.float32) / side
         background = background + ground_pattern(*np.broadcast_arrays(columns[None, :], rows[:, None]))
-        grown = side * _scale(spec.motion, progress)[:, None, None]
+        grown = side * scale
         foreground = foreground + shape_pattern(*np.broadcast_arrays(x / grown, y / grown))
     return np.clip(background + (foreground - background) * cover, 0, 1).astype(np.float32)
+
+
+def render_outline(spec: ClipSpec, num_frames: int, height: int, width: int) -> np.ndarray:
+    """Draw only where a clip's shape ends: a thin white line on black, at the same places.
+
+    It tells shape, size and path, but neither colour nor background: a reference to train an in-context LoRA on.
+
+    Args:
+        spec: The clip.
+        num_frames, height, width: Its size in frames and pixels.
+
+    Returns:
+        float32 array (F, H, W, 3) in [0, 1].
+
+    Raises:
+        InputError: If there is no such shape.
+    """
+    x, y, scale = _from_center(spec, num_frames, height, width)
+    distance = signed_distance(spec.shape, x, y, spec.radius * min(height, width) * scale)
+    line = max(1.5, _LINE * min(height, width))
+    cover = np.clip(0.5 + line / 2 - np.abs(distance), 0, 1).astype(np.float32)
+    return np.repeat(cover[..., None], 3, axis=3)
+
+
+def _from_center(
+    spec: ClipSpec, num_frames: int, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each pixel's place in pixels from the shape's centre, x (F, 1, W) and y (F, H, 1), and the radius' share."""
+    progress = np.linspace(0, 1, num_frames, dtype=np.float32) if num_frames > 1 else np.zeros(1, np.float32)
+    direction = _DIRECTIONS.get(spec.motion, (0, 0))
+    center_x = (spec.start[0] + direction[0] * spec.travel * progress) * width
+    center_y = (spec.start[1] + direction[1] * spec.travel * progress) * height
+    x = np.arange(width, dtype=np.float32)[None, None, :] + 0.5 - center_x[:, None, None]
+    y = np.arange(height, dtype=np.float32)[None, :, None] + 0.5 - center_y[:, None, None]
+    return x, y, _scale(spec.motion, progress)[:, None, None]
 
 
 def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:

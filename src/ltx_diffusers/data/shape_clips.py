@@ -19,9 +19,13 @@ from .moving_shapes import (
     combinations,
     moment,
     render,
+    render_outline,
     sample_spec,
 )
 from .texture import Texture, draw_texture
+
+REFERENCES = {"outline": render_outline}
+"""How the references are drawn that clips may have, by name."""
 
 _TEXTURE = 1  # last word of the seed that patterns are drawn with
 
@@ -51,9 +55,12 @@ class ShapeClips:
         texture: How far patterns on shape and background may change a colour, from 0 (plain) to 1; the judge still
             reads clips with 0.1.
         motions: Those that are drawn; see `moving_shapes.NEW_MOTIONS` for more than the usual ones.
+        reference: "outline" gives each clip a reference: the outline of its shape, white on black; None for no
+            references.
 
     Raises:
-        InputError: If there is no such shape or motion, a weight isn't positive, or the texture isn't in [0, 1].
+        InputError: If there is no such shape, motion or reference, a weight isn't positive, or the texture isn't in
+            [0, 1].
     """
 
     num_frames: int = 17
@@ -64,12 +71,19 @@ class ShapeClips:
     shape_weights: Mapping[str, float] | None = None
     texture: float = 0.0
     motions: Sequence[str] = MOTIONS
+    reference: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "motions", tuple(self.motions))
         combinations(self.split, self.motions)
         if not 0 <= self.texture <= 1:
             raise InputError("texture must be in [0, 1]", got=self.texture)
+        if self.reference not in (None, *REFERENCES):
+            raise InputError(
+                "moving-shapes has no such reference",
+                got=repr(self.reference),
+                expected=", ".join(REFERENCES),
+            )
         for shape, weight in (self.shape_weights or {}).items():
             if shape not in SHAPES or not 0 < weight < float("inf"):
                 raise InputError(
@@ -83,8 +97,14 @@ class ShapeClips:
         spec = sample_spec(rng, self.split, self.shape_weights, self.motions)
         if self.num_frames == 1:
             spec = moment(spec, float(rng.random()))
-        frames = render(spec, self.num_frames, self.height, self.width, self._textures(index))
-        return ShapeClip(frames=frames, caption=caption(spec, rng), name=self.name(index), spec=spec)
+        size = (self.num_frames, self.height, self.width)
+        return ShapeClip(
+            frames=render(spec, *size, self._textures(index)),
+            caption=caption(spec, rng),
+            name=self.name(index),
+            references=() if self.reference is None else (REFERENCES[self.reference](spec, *size),),
+            spec=spec,
+        )
 
     def _textures(self, index: int) -> tuple[Texture, Texture] | None:
         """Patterns of a clip's background and shape, drawn apart from all else, so that the clip is the plain one's."""

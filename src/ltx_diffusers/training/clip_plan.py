@@ -22,6 +22,7 @@ from ..data.video import read_image
 from ..denoising.conditions.region import kept_latents
 from ..errors import InputError, MediaError
 from ..geometry import CompressionRatios, VideoSize, check_video_size
+from .clip_extras import check_reference_sizes
 from .fingerprints import key_of
 
 PICTURE_RATE = 1.0
@@ -78,13 +79,7 @@ class ClipSettings:
         """
         for size in self.sizes:
             check_video_size(*size, ratios)
-            sides = (size.height, size.width)
-            if any(side % self.reference_scale for side in sides):
-                raise InputError(
-                    "the scale of references must divide every size",
-                    got=f"{self.reference_scale} for {size.width}x{size.height}",
-                )
-            check_video_size(size.frames, *(side // self.reference_scale for side in sides), ratios)
+            check_reference_sizes([size], self.reference_scale, ratios)
             for first, frames in self.pieces:
                 check_video_size(frames, size.height, size.width, ratios)
                 if first == 0:

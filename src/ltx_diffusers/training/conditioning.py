@@ -60,6 +60,8 @@ class ConditionShares(StrictModel):
             the video that is encoded, or the latents around it would know what it held.
         clips: Given beside those, a whole step at a time.
         references: Share of the steps in which samples are given the references that they have.
+        reference_scale: How many times fewer pixels a side references get than their clips, where the run itself
+            encodes them; precomputed latents have theirs.
         noise: What is given has a noise level of its own, drawn from [0, this] for each sample (paper, section 2.3).
     """
 
@@ -68,6 +70,7 @@ class ConditionShares(StrictModel):
     region: float = Field(default=0.0, ge=0, le=1)
     clips: tuple[ClipShare, ...] = ()
     references: float = Field(default=1.0, ge=0, le=1)
+    reference_scale: int = Field(default=1, gt=0)
     noise: float = Field(default=0.05, ge=0, lt=1)
 
     @model_validator(mode="after")

@@ -1,23 +1,29 @@
-"""Latents of training clips, encoded once and kept on disk."""
+"""Latents of training clips, with their frame rates, references and masks, encoded once and kept on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ..data.clips import ClipReader
+from ..data.clips import Clip, ClipReader
+from ..geometry import CompressionRatios
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+from .clip_extras import Extras, latent_mask, references_of
 from .vae import to_model_range
 
 _BATCH = 8
+_REFERENCE, _MASK = "reference", "mask"  # first words of the names of clips' extras on disk
+_NO_RATE = 0.0
+"""Stands for the frame rate of a clip that tells none."""
 
 View = Callable[[int, np.ndarray], np.ndarray]
 """What is encoded of a clip, by its number and frames (F, H, W, 3). Its repr says all about it."""
@@ -25,7 +31,12 @@ View = Callable[[int, np.ndarray], np.ndarray]
 
 @torch.no_grad()
 def cached_posteriors(
-    vae: AutoencoderKLLTX, clips: ClipReader, count: int, folder: Path, view: View | None = None
+    vae: AutoencoderKLLTX,
+    clips: ClipReader,
+    count: int,
+    folder: Path,
+    view: View | None = None,
+    reference_scale: int | None = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Posterior means and standard deviations of the first `count` clips, normalised by the VAE's statistics.
 
@@ -37,31 +48,113 @@ def cached_posteriors(
         clips: The set.
         count: How many.
         folder: Where they are kept.
-        view: What is encoded of each clip; the clip itself if None.
+        view: What is encoded of each clip; the clip itself if None, and with it its references and its mask.
+        reference_scale: How many times fewer pixels a side references get than their clips; None leaves them out.
 
     Returns:
         means: (N, C, F', H', W') float32.
         deviations: (N, C or 1, F', H', W') float32.
+
+    Raises:
+        InputError: If a reference or a mask has another size than its clip.
     """
-    path = folder / f"latents-{_fingerprint(vae, clips, count, view)}.safetensors"
+    path = _path(vae, clips, count, folder, view, reference_scale)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        means, deviations = [], []
+        means, deviations, rates, extras = [], [], [], {}
         batches = track(
             range(0, count, _BATCH), "encoding clips", console=Console(stderr=True), update_period=1.0
         )
         for start in batches:
             numbers = range(start, min(start + _BATCH, count))
-            frames = [(number, clips[number].frames) for number in numbers]
-            frames = np.stack([clip if view is None else view(number, clip) for number, clip in frames])
+            read = [(number, clips[number]) for number in numbers]
+            rates += [clip.frame_rate or _NO_RATE for _, clip in read]
+            frames = [clip.frames if view is None else view(number, clip.frames) for number, clip in read]
+            frames = np.stack(frames)
             mean, deviation = _encode(vae, frames)
             means.append(mean)
             deviations.append(deviation)
+            if view is None:
+                extras |= _encode_extras(vae, read, reference_scale)
         partial = path.with_suffix(".partial")
-        save_file({"mean": torch.cat(means), "deviation": torch.cat(deviations)}, partial)
+        tensors = {"mean": torch.cat(means), "deviation": torch.cat(deviations), **extras}
+        if any(rates):
+            tensors["frame_rate"] = torch.tensor(rates)
+        save_file(tensors, partial)
         partial.replace(path)
     stored = load_file(path)
     return _normalized(vae, stored["mean"], stored["deviation"])
+
+
+def cached_frame_rates(
+    vae: AutoencoderKLLTX, clips: ClipReader, count: int, folder: Path, reference_scale: int | None = 1
+) -> list[float | None]:
+    """Frame rates of clips that `cached_posteriors` has encoded; None where a clip tells none."""
+    with safe_open(_path(vae, clips, count, folder, None, reference_scale), "pt") as stored:
+        names = stored.keys()
+        if "frame_rate" not in names:
+            return [None] * count
+        return [rate or None for rate in stored.get_tensor("frame_rate").tolist()]
+
+
+def cached_extras(
+    vae: AutoencoderKLLTX, clips: ClipReader, count: int, folder: Path, reference_scale: int | None = 1
+) -> list[Extras]:
+    """References and masks of clips that `cached_posteriors` has encoded."""
+    references: list[list[torch.Tensor]] = [[] for _ in range(count)]
+    masks: list[torch.Tensor | None] = [None] * count
+    with safe_open(_path(vae, clips, count, folder, None, reference_scale), "pt") as stored:
+        names = stored.keys()
+        words = [name.split() for name in names]
+        for kind, number, place in sorted(
+            (kind, int(place[0]), int(place[1])) for kind, *place in words if place
+        ):
+            tensor = stored.get_tensor(_extra_name(kind, number, place))
+            if kind == _MASK:
+                masks[number] = tensor
+            else:
+                references[number].append(_normalized(vae, tensor[None], tensor[None])[0][0])
+    return [Extras(tuple(given), mask) for given, mask in zip(references, masks, strict=True)]
+
+
+@torch.no_grad()
+def encode_extras(vae: AutoencoderKLLTX, clip: Clip, reference_scale: int | None) -> Extras:
+    """References of a clip, and its mask, as latents on the CPU.
+
+    Raises:
+        InputError: If a reference or the mask has another size than the clip.
+    """
+    frames = [] if reference_scale is None else references_of(clip, reference_scale)
+    means = tuple(encode_posterior(vae, reference[None])[0][0] for reference in frames)
+    return Extras(means, latent_mask(clip, _ratios(vae)))
+
+
+def _encode_extras(
+    vae: AutoencoderKLLTX, clips: Sequence[tuple[int, Clip]], reference_scale: int | None
+) -> dict[str, torch.Tensor]:
+    """References (not normalised) and masks of clips with these numbers, by their names on disk."""
+    extras = {}
+    alike: dict[tuple[int, ...], dict[str, np.ndarray]] = {}
+    for number, clip in clips:
+        mask = latent_mask(clip, _ratios(vae))
+        if mask is not None:
+            extras[_extra_name(_MASK, number)] = mask
+        references = [] if reference_scale is None else references_of(clip, reference_scale)
+        for place, frames in enumerate(references):
+            alike.setdefault(frames.shape, {})[_extra_name(_REFERENCE, number, place)] = frames
+    for frames in alike.values():
+        means = _encode(vae, np.stack(list(frames.values())))[0]
+        extras |= {name: mean.clone() for name, mean in zip(frames, means, strict=True)}
+    return extras
+
+
+def _extra_name(kind: str, number: int, place: int = 0) -> str:
+    return f"{kind} {number} {place}"
+
+
+def _ratios(vae: AutoencoderKLLTX) -> CompressionRatios:
+    side = vae.spatial_compression_ratio
+    return CompressionRatios(vae.temporal_compression_ratio, side, side)
 
 
 @torch.no_grad()
@@ -96,10 +189,19 @@ def _normalized(
     return (mean - center) / scale, deviation / scale
 
 
-def _fingerprint(vae: AutoencoderKLLTX, clips: ClipReader, count: int, view: View | None) -> str:
+def _path(
+    vae: AutoencoderKLLTX,
+    clips: ClipReader,
+    count: int,
+    folder: Path,
+    view: View | None,
+    reference_scale: int | None,
+) -> Path:
     what = [repr(clips), count] + ([] if view is None else [repr(view)])
+    if view is None and reference_scale != 1:
+        what.append(f"references by {reference_scale}")
     digest = hashlib.sha256(json.dumps(what).encode())
     for name, weight in sorted(vae.encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return folder / f"latents-{digest.hexdigest()[:16]}.safetensors"

@@ -19,9 +19,17 @@ import torch
 
 from ..data.clips import ClipReader
 from ..errors import InputError
-from ..geometry import VideoSize
+from ..geometry import CompressionRatios, VideoSize
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
-from .latent_cache import View, cached_posteriors, encode_posterior
+from .clip_extras import check_reference_sizes
+from .latent_cache import (
+    View,
+    cached_extras,
+    cached_frame_rates,
+    cached_posteriors,
+    encode_extras,
+    encode_posterior,
+)
 from .samples import LatentSample
 
 ENDLESS = 2**40
@@ -71,7 +79,7 @@ class SeesPixels(Protocol):
 
 
 class EncodedClips:
-    """The first clips of a data reader, in one or several sizes, encoded once and kept on disk.
+    """The first clips of a data reader, with their references, in one or several sizes, encoded once and kept on disk.
 
     Args:
         vae: Encodes them.
@@ -80,7 +88,11 @@ class EncodedClips:
         count: Clips of each size.
         folder: Where the latents are kept.
         views: What else is encoded of the clips of a size.
-        frame_rate: Of the clips.
+        frame_rate: Of clips that tell none.
+        reference_scale: How many times fewer pixels a side references get than their clips; None leaves them out.
+
+    Raises:
+        InputError: If the VAE can't encode references of a size by this scale, or one has another size than its clip.
     """
 
     def __init__(
@@ -92,7 +104,9 @@ class EncodedClips:
         folder: Path,
         frame_rate: float,
         views: Callable[[VideoSize], Sequence[View]] = lambda size: (),
+        reference_scale: int | None = 1,
     ) -> None:
+        self.reference_scale = _checked_scale(reference_scale, sizes, vae)
         self.count = count
         self.sizes = list(sizes)
         self.frame_rate = frame_rate
@@ -100,7 +114,13 @@ class EncodedClips:
         self.buckets: dict[VideoSize, Sequence[int]] = {
             size: range(index * count, (index + 1) * count) for index, size in enumerate(self.sizes)
         }
-        self._posteriors = [cached_posteriors(vae, reader, count, folder) for reader in self.clips]
+        self._posteriors = [
+            cached_posteriors(vae, reader, count, folder, reference_scale=reference_scale)
+            for reader in self.clips
+        ]
+        cached = [(vae, reader, count, folder, reference_scale) for reader in self.clips]
+        self._rates = [cached_frame_rates(*of_size) for of_size in cached]
+        self._extras = [cached_extras(*of_size) for of_size in cached]
         self._views = [
             {view: cached_posteriors(vae, reader, count, folder, view) for view in views(size)}
             for reader, size in zip(self.clips, self.sizes, strict=True)
@@ -112,8 +132,11 @@ class EncodedClips:
         return LatentSample(
             mean=mean[index],
             deviation=deviation[index],
-            frame_rate=self.frame_rate,
+            frame_rate=self._rates[bucket][index] or self.frame_rate,
             name=self.describe(number),
+            references=self._extras[bucket][index].references,
+            reference_scale=self.reference_scale,
+            mask=self._extras[bucket][index].mask,
         )
 
     def describe(self, number: int) -> str:
@@ -145,11 +168,22 @@ class OnTheFly:
         clips: The reader.
         sizes: Sizes in frames and pixels.
         frame_rate: Of clips that tell none.
+        reference_scale: As `EncodedClips` has it.
+
+    Raises:
+        InputError: If the VAE can't encode references of a size by this scale.
     """
 
     def __init__(
-        self, vae: AutoencoderKLLTX, clips: ClipReader, sizes: Sequence[VideoSize], frame_rate: float
+        self,
+        vae: AutoencoderKLLTX,
+        clips: ClipReader,
+        sizes: Sequence[VideoSize],
+        frame_rate: float,
+        reference_scale: int | None = 1,
     ) -> None:
+        self._scale = reference_scale
+        self.reference_scale = _checked_scale(reference_scale, sizes, vae)
         self.vae = vae
         self.frame_rate = frame_rate
         self.clips = [clips.with_size(*size) for size in sizes]
@@ -163,12 +197,16 @@ class OnTheFly:
         reader, index = self._clip(number)
         clip = reader[index]
         posterior = self._encode(clip.frames)
+        extras = encode_extras(self.vae, clip, self._scale)
         return LatentSample(
             mean=posterior.mean,
             deviation=posterior.deviation,
             frame_rate=clip.frame_rate or self.frame_rate,
             caption=clip.caption,
             name=clip.name,
+            references=extras.references,
+            reference_scale=self.reference_scale,
+            mask=extras.mask,
         )
 
     def describe(self, number: int) -> str:
@@ -197,6 +235,19 @@ class OnTheFly:
     def _encode(self, frames: np.ndarray) -> Posterior:
         mean, deviation = encode_posterior(self.vae, frames[None])
         return Posterior(mean[0], deviation[0])
+
+
+def _ratios(vae: AutoencoderKLLTX) -> CompressionRatios:
+    return CompressionRatios(
+        vae.temporal_compression_ratio, vae.spatial_compression_ratio, vae.spatial_compression_ratio
+    )
+
+
+def _checked_scale(scale: int | None, sizes: Sequence[VideoSize], vae: AutoencoderKLLTX) -> int:
+    """A scale of references that suits all sizes; 1 where there are none."""
+    if scale is not None and scale != 1:
+        check_reference_sizes(sizes, scale, _ratios(vae))
+    return scale or 1
 
 
 def check_sizes(source: Any, sizes: Sequence[VideoSize]) -> None:

@@ -105,14 +105,16 @@ class TransformerTask:
             return
         clips = open_clips(config.data, "train")
         held_out = open_clips(config.data, "held-out") if config.validation_clips else None
-        prompts = [] if held_out is None else _first_captions(held_out, config.validation_prompts)
+        prompts = [] if held_out is None else _first_captions(held_out, config)
         self.videos = ValidationVideos(config, prompts)
         folder = Path(config.output) / "cache"
         sizes = [bucket.size for bucket in config.buckets] or [_size_of(config)]
+        # References that are never given needn't be encoded.
+        scale = config.conditions.reference_scale if config.conditions.references else None
         self.vae.to(processes.device)
         with processes.main_process_first():  # the others find the files
             if config.source == "on-the-fly":
-                self.source = OnTheFly(self.vae, clips, sizes, config.data.frame_rate)
+                self.source = OnTheFly(self.vae, clips, sizes, config.data.frame_rate, scale)
             else:
                 self.source = EncodedClips(
                     self.vae,
@@ -122,10 +124,17 @@ class TransformerTask:
                     folder,
                     config.data.frame_rate,
                     lambda size: views_of(config, size, self.ratios),
+                    scale,
                 )
             if held_out is not None:
                 self.held_out = EncodedClips(
-                    self.vae, held_out, sizes[:1], config.validation_clips, folder, config.data.frame_rate
+                    self.vae,
+                    held_out,
+                    sizes[:1],
+                    config.validation_clips,
+                    folder,
+                    config.data.frame_rate,
+                    reference_scale=scale,
                 )
         if config.source != "on-the-fly":
             self.vae.to("cpu")  # needed again for validation only
@@ -209,7 +218,7 @@ class TransformerTask:
             if self._finished:
                 (folder / "samples").mkdir()
                 self.videos.write_files(self._finished, folder / "samples")
-            write_card_facts(folder, self.config, self.videos, self.repository)
+            write_card_facts(folder, self.config, self.plan.sizes, self.videos.prompts, self.repository)
             return
         parts = {
             name: copy.deepcopy(part).to(dtype) if isinstance(part, torch.nn.Module) else part
@@ -316,10 +325,10 @@ class TransformerTask:
         return batch
 
 
-def _first_captions(clips: ClipReader, count: int) -> list[str]:
-    """Captions of the first clips of a set."""
+def _first_captions(clips: ClipReader, config: TransformerTrainConfig) -> list[str]:
+    """Captions of the first clips of a set, with the prefix that is trained on."""
     rng = np.random.default_rng(_VALIDATION_SEED)
-    return [clips.caption(number, rng) for number in range(count)]
+    return [config.caption_prefix + clips.caption(number, rng) for number in range(config.validation_prompts)]
 
 
 def _to(batch: Any, device: torch.device) -> Any:

@@ -85,11 +85,6 @@ class TransformerPlan:
         self._shares = np.array(shares, dtype=float)
         self._batch_sizes = batch_sizes
 
-    def check_processes(self, processes: int) -> None:
-        """Check that this many processes can share every batch evenly. Raises `InputError` if they can't."""
-        for size in set(self._batch_sizes):
-            share_of_batch(size, processes)
-
     def picks(self, step: int) -> list[Pick]:
         """The samples of a step, for all processes together."""
         rng = np.random.default_rng([self.config.seed, step])

@@ -55,7 +55,8 @@ class AdapterConfig(StrictModel):
         alpha: See `rank`; the rank itself if None.
         targets: Which linear layers: names, ends of names ("to_q"), or patterns of either ("attn1.to_?",
             "transformer_blocks.2?.*").
-        dropout: Share of a layer's inputs that the adapter doesn't see in training.
+        dropout: Share of a layer's inputs that the adapter doesn't see in training. Drawn for a pass, not for each of
+            its samples: with it the processes and passes that a batch is divided into matter.
         dora: Learn the lengths of the weights' rows apart from their directions (DoRA, Liu et al. 2024).
     """
 
@@ -250,6 +251,8 @@ class TransformerTrainConfig(RunConfig):
             raise ValueError(
                 "base_dtype and base_storage go with an adapter: weights that are trained stay float32"
             )
+        if self.adapter is not None and self.adapter.dora and self.base_storage == "fp8":
+            raise ValueError("DoRA computes with the base's weights, and fp8 ones can't be: take int8 or nf4")
         if self.distillation is not None:
             if self.initial_weights is None:
                 raise ValueError("distillation needs initial_weights, the model that becomes the student")
@@ -261,6 +264,11 @@ class TransformerTrainConfig(RunConfig):
             raise ValueError("vae is needed where there are no initial_weights")
         if (self.source == "latents") != (self.latents is not None):
             raise ValueError("source: latents and the folder latents= go together")
+        if self.source == "latents" and self.conditions.reference_scale != 1:
+            raise ValueError(
+                "conditions.reference_scale is for references that the run encodes; latents have theirs, "
+                "from `ltx-diffusers precompute --reference-scale`"
+            )
         return self
 
     @property
