@@ -10,7 +10,7 @@ from helpers.media_sets import write_clips
 from tiny import tiny_components
 
 from ltx_diffusers import LTXPipeline
-from ltx_diffusers.cli import app
+from ltx_diffusers.cli import app, train
 from ltx_diffusers.training.config import parse_config
 from ltx_diffusers.training.lora_presets import PRESETS, lora_preset
 from ltx_diffusers.training.transformer_config import TransformerTrainConfig
@@ -47,6 +47,22 @@ def test_what_is_wrong_is_said_in_one_line(place: Path, capsys, options, message
     assert run(*given, *model, *size, "-o", "run", *options) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (place / "run" / "cache").exists()
+
+
+def test_latents_bring_their_size_and_unfinished_ones_are_said(place: Path, capsys, monkeypatch) -> None:
+    begun = []
+    monkeypatch.setattr(train, "run_training", lambda task, config, *_: begun.append(config))
+    sizes = ["--size", "64x32x9", "--size", "64x32"]
+    words = ["precompute", "clips", "-o", "latents", "--model", "base", "--no-text", *sizes]
+    assert app.main(words) == 0
+    assert run("--data", "latents", "--model", "base", "-o", "run") == 0
+    assert run("--data", "latents", "--model", "base", "-o", "run", "--size", "96x64x17") == 0
+    found = [(config.data.num_frames, config.data.height, config.data.width) for config in begun]
+    assert found == [(9, 32, 64), (17, 64, 96)]
+    assert {config.latents for config in begun} == {"latents"}
+    (place / "latents" / "samples.jsonl").unlink()
+    assert run("--data", "latents", "--model", "base", "-o", "run") == 2
+    assert "aren't finished" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from ..hub.facts import CardFacts
 
 _EMBEDDED, _EMBEDDED_PRESET, _DEFAULT_PRESET = "embedded", "embedded", "2b-24gb"
-_STORE_FILE = "samples.jsonl"
 _VARIATIONS = 4
 """Moments and crops of each picture or video that are encoded."""
 _MOST_ENCODED = 4096
@@ -47,7 +46,11 @@ def command(
         ),
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="Of the clips: WIDTHxHEIGHTxFRAMES. \\[default: the preset's]")
+        str | None,
+        typer.Option(
+            help="Of the clips: WIDTHxHEIGHTxFRAMES; of `precompute`'s latents only that of the videos that are made. "
+            "\\[default: the preset's; of latents their own]"
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Of the adapter.")] = None,
@@ -97,7 +100,7 @@ def command(
         values["adapter"]["rank"] = rank
     if prompt:
         values["samples"] = {"prompts": prompt}
-    _use_data(values, data)
+    _use_data(values, data, size)
     override_values(values, overrides or ())
     finished = run_training(TransformerTask, parse_config(TransformerTrainConfig, values), resume, threads)
     if finished is not None:
@@ -119,14 +122,17 @@ def _values(model: str, text_encoder: str | None, preset: str | None, size: str 
     return values
 
 
-def _use_data(values: dict[str, Any], data: str) -> None:
+def _use_data(values: dict[str, Any], data: str, size: str | None) -> None:
     """Settings for a set: its reader, how many of its clips are encoded, and how many are held out."""
     from ..data import data_readers
     from ..data.media_sets import reader_of
+    from ..training.latent_store import is_store
 
     path = Path(data).expanduser()
-    if (path / _STORE_FILE).is_file():
+    if is_store(path):
         values |= {"source": "latents", "latents": str(path)}
+        if size is None:
+            values["data"] |= _usual_size(path)
         return
     if not path.exists() and data in data_readers.list():
         values["data"]["reader"] = data
@@ -146,6 +152,15 @@ def _use_data(values: dict[str, Any], data: str) -> None:
         "validation_clips": min(held_out, _MOST_HELD_OUT),
         "validation_prompts": max(1, min(held_out, values["validation_prompts"])),
     }
+
+
+def _usual_size(latents: Path) -> dict[str, int]:
+    """The size that most videos of a folder of latents have; of pictures if there are no videos."""
+    from ..training.latent_store import LatentStore
+
+    buckets = LatentStore.open(latents).buckets
+    size = max(buckets, key=lambda each: (each.frames > 1, len(buckets[each])))
+    return {"num_frames": size.frames, "height": size.height, "width": size.width}
 
 
 def _count(values: dict[str, Any], split: str) -> int:

@@ -140,8 +140,11 @@ def _load(config: TransformerTrainConfig, vae: AutoencoderKLLTX | None, with_tex
 
 def _from_folder(source: str, options: dict[str, Any], quantization: Any, with_text: bool) -> LTXPipeline:
     if quantization is not None:
-        options["transformer"] = LTXTransformer3DModel.from_pretrained(
-            source, subfolder="transformer", quantization_config=quantization, dtype=options["dtype"]
+        from diffusers import PipelineQuantizationConfig
+
+        # Loaded with the others, so that what its config leaves out follows from them.
+        options["quantization_config"] = PipelineQuantizationConfig(
+            quant_mapping={"transformer": quantization}
         )
     if not with_text:
         options |= {"text_encoder": None, "tokenizer": None}

@@ -101,7 +101,8 @@ class BestConfig(StrictModel):
     """Which checkpoint of a run is its best.
 
     Attributes:
-        figure: Name of a figure that the validation gives, such as "psnr" of the VAE or "loss" of the transformer.
+        figure: Name of a figure that the validation gives, such as "psnr" of the VAE or "held_out_loss" of the
+            transformer.
         goal: Whether it is to be high or low.
         export: Make the finished model of the best checkpoint instead of the last step.
     """

@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..functional.draws import Draws
 from ..models.transformers.transformer_ltx import LTXTransformer3DModel
 from ..objectives.distillation import TrajectoryPass, Velocity, follow
+from ..pipelines.pipeline_ltx import LTXPipeline
 from ..schedulers.densities import draw_uniform
 from ..schedulers.flow_match import LTXFlowMatchScheduler
 from .base_model import BaseModel
@@ -270,9 +271,9 @@ def few_step_scheduler(scheduler: LTXFlowMatchScheduler, steps: int) -> LTXFlowM
 
 def _load_teacher(source: str) -> tuple[LTXTransformer3DModel, LTXFlowMatchScheduler]:
     folder = str(embedded_model_path()) if source == "embedded" else str(Path(source).expanduser())
-    key = "distillation.teacher"
-    transformer = load_part(LTXTransformer3DModel, folder, key, subfolder="transformer")
-    return transformer, load_part(LTXFlowMatchScheduler, folder, key, subfolder="scheduler")
+    # As a pipeline, which states what a release's configs leave out.
+    pipeline = load_part(LTXPipeline, folder, "distillation.teacher", text_encoder=None, tokenizer=None)
+    return pipeline.transformer, pipeline.scheduler
 
 
 def _levels(scheduler: LTXFlowMatchScheduler, steps: int, num_tokens: int | None = None) -> Tensor:

@@ -28,7 +28,7 @@ FORMAT = 1
 """Of the folder; another one is refused."""
 
 SAMPLES_NAME = "samples.jsonl"
-LATENTS_FOLDER, TEXTS_FOLDER = "latents", "texts"
+LATENTS_FOLDER, TEXTS_FOLDER, PARTS_FOLDER = "latents", "texts", "parts"
 
 _AGAIN = "run `ltx-diffusers precompute` with the same arguments again; what is there already is kept"
 
@@ -212,6 +212,13 @@ class LatentStore:
     def _features(self, place: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         embeds = self._texts.read(*place)["embeds"].float()
         return embeds, torch.ones(embeds.shape[0], dtype=torch.bool)
+
+
+def is_store(folder: Path) -> bool:
+    """Whether `ltx-diffusers precompute` has written into a folder, be it finished or not."""
+    return (folder / SAMPLES_NAME).is_file() or all(
+        (folder / name).is_dir() for name in (LATENTS_FOLDER, PARTS_FOLDER)
+    )
 
 
 def text_key(fingerprint: str, caption: str) -> str:

@@ -17,13 +17,11 @@ from typing import Any
 
 from ..data.clips import Problem
 from ..errors import InputError, MediaError
-from .latent_store import FORMAT, LATENTS_FOLDER, SAMPLES_NAME, TEXTS_FOLDER, text_key
+from .latent_store import FORMAT, LATENTS_FOLDER, PARTS_FOLDER, SAMPLES_NAME, TEXTS_FOLDER, text_key
 from .tensor_shards import index_shards, remove_unused, shard_sizes
 
 REPORT_NAME = "report.json"
 """What was left out, and what was remarkable."""
-
-_PARTS_FOLDER = "parts"
 
 
 @dataclass
@@ -101,7 +99,7 @@ class Parts:
     def begin(self) -> None:
         """Make the folder, unfinished. Raises `MediaError` if that can't be."""
         try:
-            (self.folder / _PARTS_FOLDER).mkdir(parents=True, exist_ok=True)
+            (self.folder / PARTS_FOLDER).mkdir(parents=True, exist_ok=True)
             (self.folder / SAMPLES_NAME).unlink(missing_ok=True)
             self._path(self.rank).unlink(missing_ok=True)
         except OSError as error:
@@ -132,7 +130,7 @@ class Parts:
         return found if all(part.settings == found[0].settings for part in found) else None
 
     def _path(self, rank: int) -> Path:
-        return self.folder / _PARTS_FOLDER / f"{rank:05d}-of-{self.world_size:05d}.json"
+        return self.folder / PARTS_FOLDER / f"{rank:05d}-of-{self.world_size:05d}.json"
 
 
 def put_together(
