@@ -1,0 +1,449 @@
+"""Memory of a training step of the transformer, counted without a GPU that has it.
+
+The step of a LoRA (the trainer's own module, adapter, switches and optimizer: forward and backward pass, clipping,
+update) of a released transformer runs on PyTorch's fake tensors, which have shapes and no data. Counted are all
+storages alive at a time, so that the peak includes what kernels return for a moment, but neither the workspaces inside
+of kernels, nor what an allocator keeps in reserve, nor the GPU's context (about half a GiB).
+
+Fake tensors are on the CPU. What a GPU does otherwise there is put in its place (`GPURules`): norms of one kernel,
+autocast's list of operations in fp32, AdamW's update of all weights at once. Weights in int8 and nf4, and AdamW's
+states in 8 bits, are stood in for by tensors of the same bits, which torchao's and bitsandbytes' steps are done with.
+
+`--check` runs a narrow model for real, in processes of its own on the CPU, by the CPU's rules, and puts the counted
+beside the measured growth of the resident set; there int8 is torchao's. Run from the repository's root:
+
+    python benchmarks/lora_memory.py --check --output benchmarks/results/lora_memory.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from counting import (
+    GIB,
+    LiveMemory,
+    bytes_of,
+    describe_run,
+    forget_peak,
+    gib,
+    measured_alone,
+    peak_resident,
+    resident,
+    write_report,
+)
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from transformers import T5Config, T5EncoderModel
+
+from ltx_diffusers.geometry import CompressionRatios, VideoSize, latent_size
+from ltx_diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+from ltx_diffusers.models.autoencoders.released import RELEASED as VAES
+from ltx_diffusers.models.transformers.layers import Linear
+from ltx_diffusers.models.transformers.released import RELEASED
+from ltx_diffusers.models.transformers.transformer_ltx import LTXTransformer3DModel
+from ltx_diffusers.training.config import parse_config
+from ltx_diffusers.training.lora import add_lora
+from ltx_diffusers.training.lora_presets import PRESETS, lora_preset
+from ltx_diffusers.training.memory import apply_switches
+from ltx_diffusers.training.optimizer import build_optimizers
+from ltx_diffusers.training.transformer_config import TransformerTrainConfig
+from ltx_diffusers.training.transformer_pass import TransformerTrainingModule
+
+RATIOS = CompressionRatios(8, 32, 32)
+PRESET = "2b-24gb"
+_FP32 = {"base_dtype": "float32"}
+_FULL = {"adapter": None, **_FP32}
+_EIGHT_BITS = {"optimizer": {"name": "adamw-8bit"}}
+_OFFLOADED = {"optimizer": {"offload": True}}
+CASES: list[tuple[str, dict[str, Any]]] = [  # what the preset's settings are changed to
+    ("bf16", {}),
+    ("bf16", {"gradient_checkpointing": False}),
+    ("fp8 (layerwise)", {"base_storage": "fp8"}),
+    ("fp8 (layerwise)", {"base_storage": "fp8", "gradient_checkpointing": False}),
+    ("int8 (torchao)", {"base_storage": "int8"}),
+    ("int8 (torchao)", {"base_storage": "int8", "gradient_checkpointing": False}),
+    ("nf4 (bitsandbytes)", {"base_storage": "nf4"}),
+    ("nf4 (bitsandbytes)", {"base_storage": "nf4", "gradient_checkpointing": False}),
+    ("fp32", _FP32),
+    ("fp32", {**_FP32, "gradient_checkpointing": False}),
+    ("bf16, AdamW in 8 bits", _EIGHT_BITS),
+    ("bf16, AdamW offloaded", _OFFLOADED),
+    ("all weights, fp32", _FULL),
+    ("all weights, fp32, AdamW in 8 bits", {**_FULL, **_EIGHT_BITS}),
+    ("all weights, fp32, AdamW offloaded", {**_FULL, **_OFFLOADED}),
+]
+NARROW = {
+    "num_attention_heads": 8,
+    "attention_head_dim": 64,
+    "cross_attention_dim": 512,
+    "num_layers": 6,
+    "caption_channels": 512,
+}
+CHECK_CASES: list[dict[str, Any]] = [
+    {**_FP32, "precision": "fp32"},
+    {},
+    {"base_storage": "fp8"},
+    {"base_storage": "int8"},
+    {**_FULL, "precision": "fp32"},
+]
+
+
+class OneKernelNorm(torch.autograd.Function):
+    """Shapes and saved tensors of a GPU's RMSNorm."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+        """Keeps input and weight, and a number for each token."""
+        ctx.save_for_backward(x, weight, x.new_empty(*x.shape[:-1], 1, dtype=torch.float32))
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Gradients of input and weight."""
+        x, weight, _ = ctx.saved_tensors
+        return torch.empty_like(x), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+
+
+class GPURules(TorchFunctionMode):
+    """On the CPU's fake tensors, what a GPU does otherwise in the transformer."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        autocast = torch.is_autocast_enabled("cpu")
+        if func is F.rms_norm:
+            x, _, weight, *_ = args
+            if autocast:
+                x, weight = x.float(), None if weight is None else weight.float()
+            return OneKernelNorm.apply(x, weight)
+        if func is F.layer_norm and autocast:
+            args = (args[0].float(), *args[1:])
+        if func is torch.addcmul and autocast:
+            widest = torch.float32 if any(x.dtype == torch.float32 for x in args) else args[0].dtype
+            args = tuple(x.to(widest) for x in args)
+        return func(*args, **(kwargs or {}))
+
+
+class Int8Linear(Linear):
+    """A layer with weights of 8 bits, and the steps of torchao's `Int8WeightOnlyConfig`."""
+
+    def pack(self, dtype: torch.dtype) -> None:
+        """Let go of the wider weights."""
+        scale = self.weight.new_ones(self.out_features, dtype=dtype)
+        weight = torch.zeros_like(self.weight, dtype=torch.int8)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.scale = nn.Parameter(scale, requires_grad=False)
+
+    def forward(self, x: torch.Tensor, gelu: bool = False) -> torch.Tensor:
+        """(..., C) to (..., C')."""
+        product = torch.mm(x.reshape(-1, x.shape[-1]), self.weight.t().to(x.dtype))
+        result = (product * self.scale.to(product.dtype)).reshape(*x.shape[:-1], self.out_features)
+        result += self.bias
+        result = result.to(x.dtype)
+        return F.gelu(result, approximate="tanh") if gelu else result
+
+
+class UnpackedProduct(torch.autograd.Function):
+    """A product with weights that are unpacked for it, and again in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, shape: tuple[int, int]
+    ) -> torch.Tensor:
+        """Keeps nothing but the packed weights, which are there anyway."""
+        ctx.shape = shape
+        return F.linear(x, x.new_zeros(shape), bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradient of the input."""
+        return gradient @ gradient.new_zeros(ctx.shape), None, None, None
+
+
+class NF4Linear(Linear):
+    """A layer with weights of 4 bits and an fp32 scale for each 64 of them, and the steps of bitsandbytes."""
+
+    def pack(self, dtype: torch.dtype) -> None:
+        """Let go of the wider weights."""
+        count, self.dtype = self.weight.numel(), dtype
+        packed = self.weight.new_zeros(count // 2, 1, dtype=torch.uint8)
+        scale = self.weight.new_zeros(count // 64, dtype=torch.float32)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.scale = nn.Parameter(scale, requires_grad=False)
+
+    def forward(self, x: torch.Tensor, gelu: bool = False) -> torch.Tensor:
+        """(..., C) to (..., C')."""
+        shape = (self.out_features, self.in_features)
+        result = UnpackedProduct.apply(x.to(self.dtype), self.weight, self.bias, shape).to(x.dtype)
+        return F.gelu(result, approximate="tanh") if gelu else result
+
+
+class AdamWInShape(torch.optim.Optimizer):
+    """AdamW with averages of 8 bits, and an fp32 scale for each 256 of them, or none on the GPU.
+
+    Torchao's and bitsandbytes' updates are kernels of one weight at a time.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], offloaded: bool) -> None:
+        super().__init__(parameters, {})
+        self.offloaded = offloaded
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> None:
+        """Have the states of the first step."""
+        for weight in () if self.offloaded or self.state else self.param_groups[0]["params"]:
+            packs = weight.numel() >= 4096 and weight.numel() % 256 == 0
+            for name in ("exp_avg", "exp_avg_sq"):
+                dtype = torch.uint8 if packs else torch.float32
+                self.state[weight][name] = torch.zeros_like(weight, dtype=dtype)
+                if packs:
+                    self.state[weight][f"{name}_scale"] = weight.new_zeros(weight.numel() // 256)
+
+
+class Step:
+    """What a process holds while it trains, and its steps.
+
+    Args:
+        config: The run's; of its data the first size counts.
+        model: Settings of the transformer.
+        real: Whether tensors have data; int8 is then torchao's, and the optimizer the trainer's.
+    """
+
+    def __init__(self, config: TransformerTrainConfig, model: dict[str, Any], *, real: bool) -> None:
+        self.config = config
+        dtype = getattr(torch, config.base_dtype)
+        transformer = LTXTransformer3DModel(**model, causal_temporal_positioning=True).to(dtype)
+        if config.base_storage == "fp8":
+            transformer.enable_layerwise_casting(torch.float8_e4m3fn, dtype)
+        if config.base_storage == "int8" and real:
+            from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+            quantize_(transformer.requires_grad_(False), Int8WeightOnlyConfig())
+        if config.adapter is not None:
+            add_lora(transformer, config.adapter)
+        if not real and config.base_storage in ("int8", "nf4"):
+            pack_linears(transformer, Int8Linear if config.base_storage == "int8" else NF4Linear, dtype)
+        self.trained = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+        trained = {id(parameter) for parameter in self.trained}
+        self.base = [p for p in transformer.parameters() if id(p) not in trained]
+        self.module = TransformerTrainingModule(transformer, None, config, RATIOS).train()
+        apply_switches(
+            self.module, gradient_checkpointing=config.gradient_checkpointing, backend=config.compile
+        )
+        self.optimizers = self._build_optimizers(real)
+        self.batch = batch_of(config, model["caption_channels"])
+
+    def _build_optimizers(self, real: bool) -> list[torch.optim.Optimizer]:
+        settings = self.config.optimizer
+        if not real and (settings.offload or settings.name == "adamw-8bit"):
+            return [AdamWInShape(self.trained, settings.offload)]
+        optimizers = build_optimizers(self.module, settings)
+        for group in () if real else (group for each in optimizers for group in each.param_groups):
+            group["foreach"] = True  # as on a GPU
+        return optimizers
+
+    def warm_up(self) -> None:
+        """Have the optimizers' states, as from the second step on."""
+        for parameter in self.trained:
+            parameter.grad = torch.zeros_like(parameter)
+        self._update()
+
+    def run(self, phase: Callable[[str], None]) -> None:
+        """One step."""
+        phase("forward")
+        with self._autocast():
+            loss = self.module(self.batch)["loss"].mean()
+        phase("backward")
+        loss.backward()
+        phase("optimizer")
+        del loss
+        torch.nn.utils.clip_grad_norm_(self.trained, self.config.optimizer.gradient_clip)
+        self._update()
+
+    def held(self) -> dict[str, int]:
+        """Bytes of what stays from step to step, and of the gradients."""
+        states = [
+            value
+            for optimizer in self.optimizers
+            for state in optimizer.state.values()
+            for value in state.values()
+        ]
+        return {
+            "base": bytes_of(self.base),
+            "trained": bytes_of(self.trained),
+            "gradients": bytes_of(self.trained),
+            "optimizer": bytes_of(states),
+        }
+
+    def _update(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def _autocast(self) -> Any:
+        if self.config.precision == "bf16":
+            return torch.autocast("cpu", torch.bfloat16, cache_enabled=True)
+        return nullcontext()
+
+
+def pack_linears(transformer: nn.Module, kind: type[Int8Linear | NF4Linear], dtype: torch.dtype) -> None:
+    """Give all linear layers beside an adapter's packed weights."""
+    for name, layer in list(transformer.named_modules()):
+        if isinstance(layer, nn.Linear) and "lora_" not in name:
+            layer.__class__ = kind
+            layer.pack(dtype)
+
+
+def batch_of(config: TransformerTrainConfig, caption_channels: int) -> dict[str, Any]:
+    """A batch of clips, each with the longest text."""
+    count = config.batch_size
+    size = latent_size(VideoSize(config.data.num_frames, config.data.height, config.data.width), RATIOS)
+    latents = torch.zeros(count, 128, *size)
+    group = {
+        "mean": latents,
+        "deviation": torch.zeros_like(latents),
+        "frame_rate": torch.full((count,), config.data.frame_rate),
+        "numbers": range(count),
+        "rows": range(count),
+    }
+    return {
+        "groups": (group,),
+        "sigma": torch.full((count,), 0.5),
+        "weight": torch.ones(count),
+        "bucket": torch.zeros(count),
+        "keep": None,
+        "step": 0,
+        "text_embeds": torch.zeros(count, config.text_length, caption_channels),
+        "text_mask": torch.ones(count, config.text_length, dtype=torch.bool),
+    }
+
+
+def settings_of(preset: str, changes: dict[str, Any]) -> TransformerTrainConfig:
+    """A preset as a config, with changes."""
+    values = lora_preset(preset) | {"output": "none", "initial_weights": "embedded"}
+    for key, value in changes.items():
+        merges = isinstance(value, dict) and isinstance(values.get(key), dict)
+        values[key] = {**values[key], **value} if merges else value
+    return parse_config(TransformerTrainConfig, values)
+
+
+def count(config: TransformerTrainConfig, model: dict[str, Any], *, gpu: bool = True) -> dict[str, Any]:
+    """Bytes of a step that is only imagined, when the optimizer has its states."""
+    with ExitStack() as modes:
+        modes.enter_context(FakeTensorMode())
+        memory = modes.enter_context(LiveMemory())
+        if gpu:
+            modes.enter_context(GPURules())
+        step = Step(config, model, real=False)
+        step.warm_up()
+        before, kept = memory.now, {}
+
+        def phase(name: str) -> None:
+            memory.start(name)
+            kept[name] = memory.now - before
+
+        step.run(phase)
+        found = step.held()
+        peaks = {name: memory.peaks[name] for name in ("forward", "backward", "optimizer")}
+    if config.optimizer.offload:  # averages, and copies of weights and gradients
+        found["main_memory"] = 4 * found["trained"]
+    return found | {"kept_for_backward": kept["backward"], "peak": max(peaks.values()), "peaks": peaks}
+
+
+def count_parts(width: int, height: int, frames: int) -> dict[str, int]:
+    """Bytes in bf16 of what may be on the GPU beside the transformer."""
+    with torch.device("meta"):
+        text = T5Config(
+            d_model=4096,
+            d_kv=64,
+            d_ff=10240,
+            num_layers=24,
+            num_heads=64,
+            vocab_size=32128,
+            feed_forward_proj="gated-gelu",
+        )
+        encoder = T5EncoderModel(text)
+        vae = AutoencoderKLLTX(**VAES["0.9.5"])
+    return {
+        "text_encoder": 2 * sum(parameter.numel() for parameter in encoder.parameters()),
+        "vae": 2 * sum(parameter.numel() for parameter in vae.parameters()),
+    }
+
+
+def measure(config: TransformerTrainConfig) -> int:
+    """Growth of this process's resident set by two real steps of the narrow model, in bytes."""
+    before = resident()
+    forget_peak()
+    step = Step(config, NARROW, real=True)
+    step.warm_up()
+    for _ in range(2):
+        step.run(lambda name: None)
+    return peak_resident() - before
+
+
+def check() -> Iterator[dict[str, Any]]:
+    """Counted beside measured bytes of the narrow model."""
+    for number in range(2 * len(CHECK_CASES)):
+        config = check_config(number)
+        measured = measured_alone(__file__, "--measure", str(number))
+        counted = count(config, NARROW, gpu=False)["peak"]
+        yield {
+            **CHECK_CASES[number // 2],
+            "gradient_checkpointing": config.gradient_checkpointing,
+            "counted_gib": round(counted / GIB, 3),
+            "measured_gib": round(measured / GIB, 3),
+            "measured_by_counted": round(measured / counted, 3),
+        }
+
+
+def check_config(number: int) -> TransformerTrainConfig:
+    """The config of a check: each case without and with checkpointing."""
+    changes = CHECK_CASES[number // 2] | {"gradient_checkpointing": number % 2 == 1}
+    return settings_of(PRESET, changes)
+
+
+def main() -> None:
+    """Count, print and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="also measure a narrow model on the CPU (Linux)")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    if options.measure is not None:
+        torch.set_num_threads(1)
+        print(measure(check_config(options.measure)))
+        return
+    report = describe_run("ltx-diffusers", "diffusers", "torch", "peft", "torchao") | {
+        "preset": PRESET,
+        "parts_in_bf16": gib(count_parts(768, 512, 49)),
+        "rows": [],
+        "presets": [],
+        "check": [],
+    }
+
+    def add(section: str, row: dict[str, Any]) -> None:
+        report[section].append(row)
+        print(json.dumps(row), flush=True)
+        write_report(report, options.output)
+
+    for name, changes in CASES:
+        config = settings_of(PRESET, changes)
+        found = {"gradient_checkpointing": config.gradient_checkpointing}
+        add("rows", {"case": name, **found, "gib": gib(count(config, RELEASED["2b"]))})
+    for preset in PRESETS:
+        if preset != "embedded":
+            size = preset.partition("-")[0]
+            add("presets", {"preset": preset, "gib": gib(count(settings_of(preset, {}), RELEASED[size]))})
+    for row in check() if options.check else ():
+        add("check", row)
+
+
+if __name__ == "__main__":
+    main()
