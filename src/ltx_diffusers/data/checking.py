@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import MediaError
+from .beside import look_beside
 from .clips import Problem
 from .decoding import MediaFacts, count_frames, one_line, probe_video
 from .media_entries import MediaEntry, Part, number_in
@@ -130,6 +131,8 @@ def _look_at(entry: MediaEntry, quick: bool) -> _Finding:
     try:
         source = entry.open()
         digest, size = _digest(source)
+        for path in (*entry.references, *([] if entry.mask is None else [entry.mask])):
+            look_beside(path)
         if entry.is_picture:
             height, width = read_image(source).shape[:2]
             return _Finding(digest, size, MediaFacts(width, height, 1))

@@ -46,8 +46,7 @@ class ListClips(MediaClips):
     for the split (`split`), and `fps` with `duration` of the whole file in seconds, by which videos that are too short
     are passed over without being opened. `start` and `end` in seconds and `crop` (left, top, width, height in pixels)
     name the part of a file that a row is about; several rows may name parts of one file. What a clip is made from
-    (`REFERENCE_FIELDS`) and which part is made anew (`MASK_FIELDS`) is for precomputed latents; clips read by number do
-    without.
+    (`REFERENCE_FIELDS`) and which part is made anew (`MASK_FIELDS`) is read at the clip's own moments.
 
     Args:
         num_frames, height, width, split, seed: See `ClipReader`.

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, MediaError
+from ..geometry import VideoSize
+from .beside import Beside, read_beside
 from .clips import Clip, Problem
 from .cutting import Cut
 from .decoding import one_line
@@ -38,7 +40,7 @@ class MediaClips:
     random stretch is taken, of every picture a random part; held-out clips come from the middle.
 
     An entry that can't be read, or is too short or too small, is left out where its turn comes: the number gets
-    another, and `skipped` lists it.
+    another, and `skipped` lists it. So is one whose references or mask can't be read, or don't fit it.
 
     Args:
         entries: The set.
@@ -148,7 +150,7 @@ class MediaClips:
             rng = np.random.default_rng([_CLIP, self.seed, number, attempt])
             entry = self._entry(number) if attempt == 0 else self._entries[rng.integers(len(self._entries))]
             try:
-                frames, frame_rate = self._cut(entry, rng)
+                frames, frame_rate, beside = self._cut(entry, rng)
             except (MediaError, OSError) as error:
                 problems.append(self._skip(entry, error))
                 continue
@@ -160,6 +162,8 @@ class MediaClips:
                 caption=entry.caption,
                 name=entry.name,
                 frame_rate=frame_rate,
+                references=tuple(each.astype(np.float32) / 255 for each in beside.references),
+                mask=beside.mask,
             )
             return entry, clip
         raise MediaError(f"none of {_ATTEMPTS} pictures and videos in a row could be used", got=problems[-1])
@@ -169,14 +173,15 @@ class MediaClips:
         turn, place = divmod(number, len(self._entries))
         return self._entries[_order(self.seed, turn, len(self._entries))[place]]
 
-    def _cut(self, entry: MediaEntry, rng: np.random.Generator) -> tuple[np.ndarray, float | None]:
-        """A clip's frames, uint8 (F, H, W, 3), and their rate."""
+    def _cut(self, entry: MediaEntry, rng: np.random.Generator) -> tuple[np.ndarray, float | None, Beside]:
+        """A clip's frames, uint8 (F, H, W, 3), their rate, and what goes with them."""
         if self.split == "train":
             place, position = float(rng.random()), (float(rng.random()), float(rng.random()))
         else:
             place, position = MIDDLE[0], MIDDLE
-        size = (self.num_frames, self.height, self.width)
-        return self.cut.clip(entry.open(), entry.is_picture, size, place, position, part=entry.part)
+        size = VideoSize(self.num_frames, self.height, self.width)
+        clip = self.cut.clip(entry.open(), entry.is_picture, size, place, position, part=entry.part)
+        return *clip, read_beside(entry, size, place, position, self.cut)
 
     def _skip(self, entry: MediaEntry, error: Exception) -> Problem:
         problem = Problem(entry.name, one_line(error))
@@ -245,4 +250,6 @@ def _fingerprint(entries: Sequence[MediaEntry]) -> str:
         )
         if entry.part is not None:
             digest.update(repr(entry.part).encode())
+        if entry.references or entry.mask:
+            digest.update(repr((entry.references, entry.mask)).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()[:12]

@@ -13,12 +13,12 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from ..data.beside import BRIGHT, look_at, same_stretch, shown_part
 from ..data.buckets import Shown, fitting_sizes, nearest_size, places
 from ..data.clips import Problem
 from ..data.cutting import Cut
-from ..data.decoding import Window, decode_clip, one_line, probe_video
+from ..data.decoding import one_line
 from ..data.media_entries import MediaEntry, Part, is_picture
-from ..data.video import read_image
 from ..denoising.conditions.region import kept_latents
 from ..errors import InputError, MediaError
 from ..geometry import CompressionRatios, VideoSize, check_video_size
@@ -27,9 +27,6 @@ from .fingerprints import key_of
 
 PICTURE_RATE = 1.0
 """Frame rate of a sample of one frame that comes from a picture."""
-
-_SAME_RATE = 0.01
-_BRIGHT = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,15 +143,7 @@ class _Media:
     @property
     def shown(self) -> Shown:
         """What its part shows. Raises `MediaError` if the file hasn't such a part."""
-        if self.part is None:
-            return self.whole
-        _, _, width, height = self.part.checked_crop(self.whole.width, self.whole.height)
-        if self.is_picture:
-            return Shown(width, height)
-        seconds = self.part.seconds(self.whole.seconds)
-        if seconds <= 0:
-            raise MediaError("its part lies behind its end", got=f"from {self.part.start:g} s on")
-        return Shown(width, height, seconds, self.whole.frame_rate)
+        return shown_part(self.whole, self.part)
 
     def read(self, size: VideoSize, place: float, cut: Cut) -> np.ndarray:
         """A clip, uint8 (F, H, W, 3). Raises `MediaError` if it can't be read."""
@@ -269,7 +258,7 @@ class ClipPlanner:
         """The key of a mask; a latent is made anew if any pixel that it stands for is."""
         key = _key("mask", list(clip_size), media, size, place, cut)
         if key not in self.known:
-            bright = media.read(size, place, cut).mean(axis=3) >= _BRIGHT
+            bright = media.read(size, place, cut).mean(axis=3) >= BRIGHT
             anew = torch.from_numpy(np.broadcast_to(bright, tuple(clip_size)).copy())
             prepared.masks[key] = 1 - kept_latents(~anew[None], self.ratios)[0].float()
         return key
@@ -304,15 +293,7 @@ def _open_media(source: Path | IO[bytes], picture: bool) -> _Media:
         if file.seek(0, io.SEEK_END) == 0:
             raise MediaError("it is empty")
         file.seek(0)
-    if picture:
-        height, width = read_image(source).shape[:2]
-        return _Media(source, picture, digest, Shown(width, height))
-    facts = probe_video(source)
-    if not isinstance(source, Path):
-        source.seek(0)
-    # The header has the size as it is stored; only a frame tells how it is turned.
-    height, width = decode_clip(source, Window(1))[0].shape[1:3]
-    return _Media(source, picture, digest, Shown(width, height, facts.seconds, facts.frame_rate))
+    return _Media(source, picture, digest, look_at(source, picture))
 
 
 def _open_beside(path: Path) -> _Media:
@@ -326,40 +307,6 @@ def _open_beside(path: Path) -> _Media:
 def _beside(
     beside: _Media, path: Path, media: _Media, size: VideoSize, place: float, cut: Cut
 ) -> tuple[_Media, VideoSize, float, Cut]:
-    """What belongs to a clip in a file that goes with the clip's: the same moments, the same part of the picture.
-
-    A picture stands for all moments. A video is taken at the clip's frame rate, if its own is another.
-
-    Raises:
-        MediaError: If it ends before the clip does.
-    """
-    beside = replace(beside, part=_scaled_part(media, beside.whole))
-    cut = replace(cut, upscale=True)
-    if beside.is_picture:
-        return beside, VideoSize(1, size.height, size.width), 0.5, replace(cut, frame_rate=None)
-    if media.is_picture:
-        raise MediaError(f"what goes with it, {path.name}, is a video, and it is a picture")
-    shown, other = media.shown, beside.shown
-    rate = cut.window(size.frames).rate(shown.frame_rate)
-    if abs(other.frame_rate - shown.frame_rate) > _SAME_RATE * shown.frame_rate:
-        cut = replace(cut, frame_rate=rate)
-    length = (size.frames - 1) / rate
-    start = place * max(0.0, shown.seconds - 1 / shown.frame_rate - length)
-    room = max(0.0, other.seconds - 1 / other.frame_rate - length)
-    if start > room + 1 / rate or length > other.seconds:
-        raise MediaError(
-            f"what goes with it, {path.name}, ends before the clip does",
-            got=f"{other.seconds:.3g} s",
-            expected=f"{start + length:.3g} s or more",
-        )
-    return beside, size, min(1.0, start / room) if room else 0.0, cut
-
-
-def _scaled_part(media: _Media, other: Shown) -> Part | None:
-    """The part of another file that shows what a clip's part does, at its own size."""
-    if media.part is None or media.part.crop is None:
-        return media.part
-    across, down = other.width / media.whole.width, other.height / media.whole.height
-    left, top, width, height = media.part.crop
-    crop = (round(left * across), round(top * down), round(width * across), round(height * down))
-    return replace(media.part, crop=crop)
+    """What belongs to a clip in a file that goes with the clip's; see `data.beside.same_stretch`."""
+    found = same_stretch(path.name, beside.whole, media.whole, media.part, size, place, cut)
+    return replace(beside, part=found.part), found.size, found.place, found.cut
