@@ -14,6 +14,7 @@ from torch import nn
 from ...errors import InputError
 from .cpu_attention import attend_on_cpu, takes_attention
 from .layers import Linear, QueryKeyNorm, Rotary
+from .sharding import gathered_by_ring
 
 QK_NORM_EPS = 1e-5
 
@@ -53,11 +54,15 @@ class LTXAttnProcessor:
             query, (key, value) = attn.to_q(hidden_states), keys_values
         query = attn.norm_q(query, image_rotary_emb)
         if attention_mask is not None:
-            # One bias for all heads: it broadcasts, and context parallelism may share the heads out.
+            # One bias for all heads: it broadcasts.
             attention_mask = attention_mask[:, None].to(query.dtype)
 
         query, key, value = (x.unflatten(-1, (attn.heads, -1)) for x in (query, key, value))
-        chosen = self._attention_backend is not None or self._parallel_config is not None
+        # Each process has the whole text, so only self-attention is shared out.
+        shared = None if attn.is_cross_attention else self._parallel_config
+        if shared is not None:
+            key, value, shared = gathered_by_ring(key, value, shared)
+        chosen = self._attention_backend is not None or shared is not None
         if not chosen and takes_attention(query, key, attention_mask):
             attended = attend_on_cpu(query, key, value)
         else:
@@ -67,7 +72,7 @@ class LTXAttnProcessor:
                 value,
                 attn_mask=attention_mask,
                 backend=self._attention_backend,
-                parallel_config=self._parallel_config,
+                parallel_config=shared,
             )
         return attn.project_out(attended.flatten(2).to(query.dtype))
 

@@ -28,8 +28,9 @@ from ..recorded import ReadsRecordedSettings
 from ..single_file import SingleFileMixin
 from .block_ltx import LTXTransformerBlock, TextMemory, modulate
 from .layers import Linear, Rotary
+from .parallel import RunsOnManyProcesses
 from .perturbation import Perturbation
-from .sharding import CONTEXT_PARALLEL_PLAN, Shard
+from .sharding import CONTEXT_PARALLEL_PLAN, Shard, filled_up, share_of_runs, share_out, without_filling
 from .step_cache import StepCache, weights_state
 
 MASKED_BIAS = -10000.0
@@ -37,6 +38,7 @@ MASKED_BIAS = -10000.0
 
 
 class LTXTransformer3DModel(
+    RunsOnManyProcesses,
     PublishesToHub,
     ReadsRecordedSettings,
     ModelMixin,
@@ -216,6 +218,8 @@ class LTXTransformer3DModel(
         copies = self._check_inputs(hidden_states, encoder_hidden_states)
         self._check_perturbation(perturbation, perturbed_rows, encoder_hidden_states.shape[0])
         batch_size, num_tokens, _ = hidden_states.shape
+        if self._parallel_config is not None:
+            share_out(self._parallel_config, num_tokens, self.config.num_attention_heads)
         if video_coords is None:
             size = VideoSize(num_frames, height, width)
             video_coords = self._coordinates(
@@ -264,7 +268,12 @@ class LTXTransformer3DModel(
                 modulation, rotary = modulation_of_all, rotary_of_all
 
         shift, scale = (self.scale_shift_table + embedded_timestep[:, :, None]).unbind(dim=2)
-        output = self.proj_out(modulate(self.norm_out(hidden_states), shift, scale, runs))
+        output = modulate(self.norm_out(hidden_states), shift, scale, runs)
+        if self._parallel_config is None:
+            output = self.proj_out(output)
+        else:
+            output = self.proj_out(filled_up(output, num_tokens, self._parallel_config))
+            output = without_filling(output, num_tokens, self._parallel_config)
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
     @property
@@ -295,11 +304,11 @@ class LTXTransformer3DModel(
     ) -> tuple[torch.Tensor, list[TextMemory] | None]:
         """Projected text (B, S, C), and where each block keeps what it makes of it."""
         if cache is None:
-            return self.caption_projection(self.shard(features)), None
+            return self.caption_projection(features), None
 
         def make() -> tuple[torch.Tensor, list[TextMemory]]:
             memories = [TextMemory() for _ in self.transformer_blocks]
-            return self.caption_projection(self.shard(features)), memories
+            return self.caption_projection(features), memories
 
         layers = [self.caption_projection]
         for block in self.transformer_blocks:
@@ -430,10 +439,13 @@ class LTXTransformer3DModel(
             )
         if len(runs) == 1:
             return timestep, None
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self._parallel_config is not None:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             parts = [timestep[:, [run]].expand(-1, length) for run, length in enumerate(runs)]
             return self.shard(torch.cat(parts, dim=1)), None
-        return timestep, runs
+        if self._parallel_config is not None:
+            inside, runs = share_of_runs(runs, self._parallel_config)
+            timestep = timestep[:, inside]
+        return timestep, runs if len(runs) > 1 else None
 
     def _text_bias(self, mask: torch.Tensor | None, text: torch.Tensor) -> torch.Tensor | None:
         """A mask (B, S) as an additive bias (B, 1, S); a bias as it is."""
@@ -450,8 +462,7 @@ class LTXTransformer3DModel(
                 got=f"{tuple(mask.shape)} {mask.dtype}",
                 expected=f"({batch_size}, {length}) or ({batch_size}, 1, {length})",
             )
-        # Contiguous, because context parallelism gathers the shares of it.
-        return self.shard(bias)[:, None].contiguous()
+        return bias[:, None]
 
 
 def _repeated(rotary: Rotary, copies: int) -> Rotary:
