@@ -7,8 +7,8 @@ From the repository's root, one command a question (results so far are kept, so 
     python -m benchmarks.vae_ablation denoising-decoder
     python -m benchmarks.vae_ablation ssvae
 
-Each trains what isn't trained yet and measures it; `all` does everything. Tables and plots of all runs that are there
-go to `benchmarks/results`.
+Each trains what isn't trained yet and measures it; `all` does everything. Tables of all runs that are there go to
+`benchmarks/results`, plots to `docs/assets/vae-ablation`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("runs/vae-ablation"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--pictures", type=Path, default=Path("docs/assets/vae-ablation"))
     parser.add_argument("--threads", type=int, default=1, help="one is often faster than all at this size")
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of every VAE's run"
@@ -43,7 +44,7 @@ def main() -> None:
     train_and_measure(options.output, options.worlds, arms, seeds, options.set)
     if options.question in ("ssvae", "all") and "shapes" in options.worlds:
         generate_with_each(options.output, GROUPS["ssvae"], seeds, options.set_transformer)
-    write_report(options.output, seeds, options.results)
+    write_report(options.output, seeds, options.results, options.pictures)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from .measuring import LEVELS
 from .runs import GENERATION, REPORT, run_folder, write_json
 
 Figure = Callable[[dict[str, Any]], float]
+Runs = dict[str, dict[int, dict[str, Any]]]
+"""Reports by arm and seed."""
 
 FIGURES: dict[str, dict[str, Figure]] = {
     "losses": {
@@ -50,13 +52,14 @@ FIGURES: dict[str, dict[str, Figure]] = {
 JUDGED = ("color", "shape", "motion", "all")
 
 
-def write_report(output: Path, seeds: Sequence[int], results: Path) -> None:
-    """Write `vae_ablation.json`, `vae_ablation.md` and the plots into a folder of results.
+def write_report(output: Path, seeds: Sequence[int], results: Path, pictures: Path) -> None:
+    """Write `vae_ablation.json` and `vae_ablation.md`, and the plots.
 
     Args:
         output: Folder of the runs.
         seeds: Which to look for; runs that aren't there are left out.
-        results: Where to.
+        results: Folder of tables.
+        pictures: Folder of plots.
     """
     runs = _read(output, seeds, REPORT, ARMS)
     generated = _read(output, seeds, GENERATION, GROUPS["ssvae"])
@@ -64,7 +67,7 @@ def write_report(output: Path, seeds: Sequence[int], results: Path) -> None:
         question: {
             world: {
                 arm: {
-                    name: _summary([figure(run) for run in runs[world][arm]])
+                    name: _summary(runs[world], GROUPS[question][0], arm, figure)
                     for name, figure in figures.items()
                 }
                 for arm in GROUPS[question]
@@ -75,10 +78,16 @@ def write_report(output: Path, seeds: Sequence[int], results: Path) -> None:
         for question, figures in FIGURES.items()
     }
     judged = {
-        arm: {name: _summary([run["judge"][name] for run in found]) for name in JUDGED}
-        for arm, found in generated["shapes"].items()
+        arm: {
+            name: _summary(
+                generated["shapes"], GROUPS["ssvae"][0], arm, lambda run, name=name: run["judge"][name]
+            )
+            for name in JUDGED
+        }
+        for arm in generated["shapes"]
     }
-    results.mkdir(parents=True, exist_ok=True)
+    for folder in (results, pictures):
+        folder.mkdir(parents=True, exist_ok=True)
     environment = {
         "date": datetime.date.today().isoformat(),
         "command": "python -m benchmarks.vae_ablation all",
@@ -89,43 +98,52 @@ def write_report(output: Path, seeds: Sequence[int], results: Path) -> None:
     lines = [line for question in GROUPS for line in _markdown(question, tables[question])]
     if judged:
         lines += ["## The same transformer on each latent space: share of videos that are right", ""]
-        lines += _table(judged)
+        lines += [*_table(judged), *_differences(judged)]
     (results / "vae_ablation.md").write_text("\n".join(["# Ablation of the VAE's objectives", "", *lines]))
     for question in GROUPS:
-        _plot(question, tables[question], results / f"vae_ablation_{question}.png")
+        _plot(question, tables[question], pictures / f"{question}.png")
     if judged:
-        _plot_generation(generated["shapes"], judged, results / "vae_ablation_generation.png")
+        _plot_generation(generated["shapes"], judged, pictures / "generation.png")
 
 
-def _read(
-    output: Path, seeds: Sequence[int], name: str, arms: Sequence[str]
-) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Reports by world and arm, of the seeds that are there."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+def _read(output: Path, seeds: Sequence[int], name: str, arms: Sequence[str]) -> dict[str, Runs]:
+    """Reports by world, arm and seed, as far as they are there."""
+    found: dict[str, Runs] = {}
     for world in WORLDS:
-        paths = {arm: [run_folder(output, world, arm, seed) / name for seed in seeds] for arm in arms}
+        paths = {arm: {seed: run_folder(output, world, arm, seed) / name for seed in seeds} for arm in arms}
         found[world] = {
-            arm: [json.loads(path.read_text()) for path in own if path.exists()]
+            arm: {seed: json.loads(path.read_text()) for seed, path in own.items() if path.exists()}
             for arm, own in paths.items()
-            if any(path.exists() for path in own)
+            if any(path.exists() for path in own.values())
         }
     return found
 
 
-def _summary(values: Sequence[float]) -> dict[str, Any]:
-    return {
-        "mean": round(float(np.mean(values)), 4),
-        "lowest": round(float(np.min(values)), 4),
-        "highest": round(float(np.max(values)), 4),
-        "seeds": len(values),
+def _summary(runs: Runs, first: str, arm: str, figure: Figure) -> dict[str, Any]:
+    """An arm's figure over the seeds, and its differences from the question's first arm, each of the same seed."""
+    values = {seed: figure(run) for seed, run in runs[arm].items()}
+    pairs = {
+        seed: value - figure(runs[first][seed])
+        for seed, value in values.items()
+        if seed in runs.get(first, {})
     }
+    found = _spread(values.values())
+    if arm != first and pairs:
+        found["difference"] = _spread(pairs.values())
+    return found
+
+
+def _spread(values: Iterable[float]) -> dict[str, Any]:
+    values = list(values)
+    spread = {"mean": np.mean(values), "lowest": np.min(values), "highest": np.max(values)}
+    return {name: round(float(value), 4) for name, value in spread.items()} | {"seeds": len(values)}
 
 
 def _markdown(question: str, worlds: dict[str, Any]) -> list[str]:
     lines = [f"## {question}", ""]
     for world, arms in worlds.items():
         if arms:
-            lines += [f"{world}:", "", *_table(arms)]
+            lines += [f"{world}:", "", *_table(arms), *_differences(arms)]
     return lines
 
 
@@ -134,11 +152,25 @@ def _table(arms: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
     names = list(next(iter(arms.values())))
     lines = ["| arm | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for arm, figures in arms.items():
-        cells = [
-            f"{cell['mean']:.3g} ({cell['lowest']:.3g} to {cell['highest']:.3g})" for cell in figures.values()
-        ]
+        lines.append(f"| {arm} | " + " | ".join(_cell(cell, ".4g") for cell in figures.values()) + " |")
+    return [*lines, ""]
+
+
+def _differences(arms: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """How the arms differ from the first, seed by seed: with the same clips, draws and first weights."""
+    first, *others = arms
+    if not others:
+        return []
+    lines = [f"| difference from {first} | " + " | ".join(arms[first]) + " |"]
+    lines.append("|---" * (len(arms[first]) + 1) + "|")
+    for arm in others:
+        cells = [_cell(cell["difference"], "+.3g") for cell in arms[arm].values()]
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return [*lines, ""]
+
+
+def _cell(cell: dict[str, Any], form: str) -> str:
+    return f"{cell['mean']:{form}} ({cell['lowest']:{form}} to {cell['highest']:{form}})"
 
 
 def _plot(question: str, worlds: dict[str, Any], path: Path) -> None:
@@ -166,15 +198,16 @@ def _plot(question: str, worlds: dict[str, Any], path: Path) -> None:
     canvas.savefig(path)
 
 
-def _plot_generation(runs: dict[str, list[dict[str, Any]]], judged: dict[str, Any], path: Path) -> None:
+def _plot_generation(runs: Runs, judged: dict[str, Any], path: Path) -> None:
     """Training losses by arm, and what the judge found right."""
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(9, 3.4), dpi=90, layout="constrained")
     left, right = canvas.subplots(1, 2)
     for place, (arm, found) in enumerate(runs.items()):
-        steps = [step for step, _ in found[0]["curve"]]
-        losses = np.mean([[loss for _, loss in run["curve"]] for run in found], axis=0)
+        curves = [run["curve"] for run in found.values()]
+        steps = [step for step, _ in curves[0]]
+        losses = np.mean([[loss for _, loss in curve] for curve in curves], axis=0)
         left.plot(steps, losses, label=arm, linewidth=1.2)
         for shift, name in enumerate(JUDGED):
             cell = judged[arm][name]
