@@ -14,7 +14,8 @@ from tiny import TEXT_CHANNELS, tiny_components, tiny_tokenizer
 
 from ltx_diffusers import LTXImageToVideoPipeline, LTXPipeline
 from ltx_diffusers.functional.sigmas import linear_quadratic
-from ltx_diffusers.pipelines.decoding import decode_latents, to_output
+from ltx_diffusers.pipelines.decoding import decode_latents
+from ltx_diffusers.pipelines.frames import to_output
 from ltx_diffusers.pipelines.images import pixel_frames
 from ltx_diffusers.pipelines.text import encode_texts
 

@@ -8,7 +8,8 @@ import torch
 from tiny import tiny_components
 
 from ltx_diffusers import LTXPipeline
-from ltx_diffusers.pipelines.decoding import decode_latents, stream_latents, to_output
+from ltx_diffusers.pipelines.decoding import decode_latents, stream_latents
+from ltx_diffusers.pipelines.frames import to_output
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusers.video_processor import VideoProcessor
+from torch import Tensor
 
 TEXT_LENGTH = 256
 """Tokens of a text, as the released models were trained."""
 
 
 class DiffusersAttributes:
-    """Mixin of a pipeline: what Diffusers' LTX pipelines note when they are built, read from the components instead."""
+    """Mixin of a pipeline: what Diffusers' LTX pipelines note when they are built or called.
+
+    The first is read from the components instead; `LTXPipelineBase` sets the second.
+    """
 
     @property
     def vae_spatial_compression_ratio(self) -> int:
@@ -40,3 +46,33 @@ class DiffusersAttributes:
     def video_processor(self) -> VideoProcessor:
         """Diffusers' converter between videos and tensors; the pipelines here have their own."""
         return VideoProcessor(vae_scale_factor=self.vae_spatial_compression_ratio)
+
+    @property
+    def guidance_scale(self) -> float:
+        """Guidance scale of the current call."""
+        return self._guidance_scale
+
+    @property
+    def guidance_rescale(self) -> float:
+        """Guidance rescale of the current call, 0 (off) to 1 (full)."""
+        return self._guidance_rescale
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the current call."""
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        """Timestep in [0, 1000] that the current call is at."""
+        return self._current_timestep
+
+    @property
+    def attention_kwargs(self) -> dict[str, Any] | None:
+        """What the current call passes on to the transformer."""
+        return self._attention_kwargs
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the current call takes no further step; a callback sets `pipe._interrupt = True`."""
+        return self._interrupt

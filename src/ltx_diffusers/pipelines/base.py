@@ -41,13 +41,16 @@ from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ..models.publishing import PublishesToHub
 from ..models.transformers.transformer_ltx import LTXTransformer3DModel
 from ..schedulers.flow_match import LTXFlowMatchScheduler
+from .agreement import agreed
 from .attributes import DiffusersAttributes
-from .decoding import decode_latents, stream_latents, to_output
+from .decoding import decode_latents, stream_latents
+from .frames import to_output
 from .lora import LTXLoraMixin
 from .release import check_layout, is_causal, own_classes, state_settings
 from .request import STREAM, Request, check_embeds, check_request, no_text_encoder, per_video, with_defaults
 from .schedule import set_schedule, skip_steps
 from .single_file import load_pipeline
+from .speed import ChoosesSpeed
 from .text import encode_texts, repeat_features
 
 # Here, so that a pipeline imported by its full path is saved under the same names as one from the package's front.
@@ -55,7 +58,7 @@ register()
 register_pipelines()
 
 
-class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LTXLoraMixin):
+class LTXPipelineBase(PublishesToHub, DiffusersAttributes, ChoosesSpeed, DiffusionPipeline, LTXLoraMixin):
     """Components and steps of all LTX-Video pipelines.
 
     Args:
@@ -188,41 +191,11 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
         return self.text_encoder is not None and self.tokenizer is not None
 
     @property
-    def guidance_scale(self) -> float:
-        """Guidance scale of the current call."""
-        return self._guidance_scale
-
-    @property
-    def guidance_rescale(self) -> float:
-        """Guidance rescale of the current call, 0 (off) to 1 (full)."""
-        return self._guidance_rescale
-
-    @property
     def do_classifier_free_guidance(self) -> bool:
         """Whether the current call runs a negative pass, at some of its steps at least."""
         if self._given_guidance is not None:
             return any(run.text == "negative" for run in self._given_guidance.all_passes())
         return self._guidance_scale > 1
-
-    @property
-    def num_timesteps(self) -> int:
-        """Steps of the current call."""
-        return self._num_timesteps
-
-    @property
-    def current_timestep(self) -> Tensor | None:
-        """Timestep in [0, 1000] that the current call is at."""
-        return self._current_timestep
-
-    @property
-    def attention_kwargs(self) -> dict[str, Any] | None:
-        """What the current call passes on to the transformer."""
-        return self._attention_kwargs
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether the current call takes no further step; a callback sets `pipe._interrupt = True`."""
-        return self._interrupt
 
     def encode_prompt(
         self,
@@ -304,6 +277,7 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
     def _generate(self, request: Request) -> LTXPipelineOutput | tuple:
         """The course of a call: checks, then everything else."""
         request = self._prepared(request)
+        request = agreed(request, (self.transformer, self.vae), self._execution_device)
         self._interrupt = False
         frames = self._frames(request)
         return LTXPipelineOutput(frames=frames) if request.return_dict else (frames,)
@@ -346,7 +320,7 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
     def _denoised(self, request: Request, texts: dict[str, TextFeatures], state: TokenState) -> TokenState:
         """The tokens taken from the first noise level to latents."""
         guidance = self._guidance().at(self._levels()[0])  # until the first step names its level
-        velocity = GuidedVelocity(self.transformer, texts, guidance, request.attention_kwargs)
+        velocity = self._guided_velocity(texts, guidance, request.attention_kwargs)
         with self.progress_bar(total=self._num_timesteps) as bar:
             return denoise(
                 state,
@@ -474,7 +448,7 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
             }
             asked = {name: tensors[name] for name in request.callback_on_step_end_tensor_inputs}
             changed = request.callback_on_step_end(self, index, timestep, asked) or {}
-            velocity.forget()  # the caller may have changed LoRAs, or written to what it was given
+            velocity.forget(bool(changed))  # LoRAs may be others, or what was given written to
             if "prompt_embeds" in changed:
                 parts = changed["prompt_embeds"].split(request.num_videos)
                 for run, embeds in zip(passes[-len(parts) :], parts, strict=True):
@@ -495,4 +469,4 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, DiffusionPipeline, LT
             generator=request.generator,
             tone_map_compression=request.tone_map_compression,
         )
-        return video if request.output_type == STREAM else to_output(video, request.output_type)
+        return video if request.output_type == STREAM else to_output(video, request.output_type, True)

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image
 from torch import Tensor
 
 from ..functional.latent_statistics import tone_map
 from ..functional.latents import denormalize_latents
-from .request import STREAM
+from .frames import to_bytes
 
 
 def decode_latents(
@@ -74,7 +73,7 @@ def stream_latents(
         pieces: Iterable[Tensor] = vae.decode_stream(latents, temb, generator)
     else:
         pieces = vae.decode(latents, temb, return_dict=False, **_seeded(vae, generator))
-    return (_pixels(_frames(piece)) for piece in pieces)
+    return (to_bytes(piece) for piece in pieces)
 
 
 def _for_the_decoder(
@@ -101,35 +100,3 @@ def _for_the_decoder(
 def _seeded(vae: Any, generator: torch.Generator | list[torch.Generator] | None) -> dict[str, Any]:
     # Some decoders inject noise (0.9.1); Diffusers' class can't be seeded there.
     return {"generator": generator} if "generator" in inspect.signature(vae.decode).parameters else {}
-
-
-def to_output(
-    video: Tensor, output_type: str
-) -> Tensor | np.ndarray | list[list[Image.Image]] | Iterator[np.ndarray]:
-    """Videos in the form asked for.
-
-    Args:
-        video: (B, 3, F, H, W), about [-1, 1].
-        output_type: "pt": tensor (B, F, 3, H, W) in [0, 1]; "np": float32 array (B, F, H, W, 3) in [0, 1];
-            "pil": a list of PIL images for each video. Images are quantised on the device, so that only
-            uint8 is copied from it.
-    """
-    frames = _frames(video)
-    if output_type == "pt":
-        return frames
-    if output_type == "np":
-        return frames.permute(0, 1, 3, 4, 2).float().cpu().numpy()
-    pixels = _pixels(frames)
-    if output_type == STREAM:
-        return iter([pixels])
-    return [[Image.fromarray(frame) for frame in clip] for clip in pixels]
-
-
-def _frames(video: Tensor) -> Tensor:
-    """(B, 3, F, H, W) in [-1, 1] as (B, F, 3, H, W) in [0, 1]."""
-    return (video.permute(0, 2, 1, 3, 4) / 2 + 0.5).clamp(0, 1)
-
-
-def _pixels(frames: Tensor) -> np.ndarray:
-    """(B, F, 3, H, W) in [0, 1] as uint8 (B, F, H, W, 3), converted where they are, so that only bytes are copied."""
-    return (frames.permute(0, 1, 3, 4, 2).float() * 255).round().to(torch.uint8).cpu().numpy()

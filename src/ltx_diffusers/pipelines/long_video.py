@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..functional.blending import crossfade
 from ..functional.latent_statistics import match_statistics
 from .decoding import decode_latents
+from .frames import to_bytes
 from .images import encode_frames
 from .request import Request, per_video
 from .stream_decoding import StreamDecoder
@@ -125,8 +126,7 @@ class LongVideo:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for video in self.decoded():
-            frames = (video[0].permute(1, 2, 3, 0) / 2 + 0.5).clamp(0, 1)
-            yield (frames.float() * 255).round().to(torch.uint8).cpu().numpy()
+            yield to_bytes(video)[0]
 
     def decoded(self) -> Iterator[Tensor]:
         """The frames piece by piece, (1, 3, frames, height, width), about [-1, 1]."""

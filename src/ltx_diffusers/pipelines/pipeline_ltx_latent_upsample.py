@@ -19,7 +19,8 @@ from ..geometry import CompressionRatios, check_video_size
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ..models.publishing import PublishesToHub
 from ..models.upsamplers.latent_upsampler_ltx import LTXLatentUpsampler
-from .decoding import decode_latents, to_output
+from .decoding import decode_latents
+from .frames import to_output
 from .images import encode_frames, split_images
 from .media import sides_of, video_pixels
 
@@ -105,7 +106,7 @@ class LTXLatentUpsamplePipeline(PublishesToHub, DiffusionPipeline):
                 generator=generator,
                 tone_map_compression=tone_map_compression_ratio,
             )
-            frames = to_output(decoded, output_type)
+            frames = to_output(decoded, output_type, overwrite=True)
         self.maybe_free_model_hooks()
         return LTXPipelineOutput(frames=frames) if return_dict else (frames,)
 

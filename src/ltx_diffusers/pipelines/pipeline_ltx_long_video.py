@@ -14,7 +14,7 @@ from torch import Tensor
 from ..denoising.conditions import Condition
 from ..errors import InputError, LTXError
 from ..geometry import VideoSize
-from .decoding import to_output
+from .frames import to_output
 from .long_video import Continuity, LongVideo, WindowCall
 from .pipeline_ltx_condition import LTXConditionPipeline, listed_conditions
 from .request import OUTPUT_TYPES, Request
@@ -85,7 +85,7 @@ class LTXLongVideoPipeline(LTXConditionPipeline):
         if not pieces:
             raise LTXError("the video was stopped before its first window was done")
         frames = torch.cat(pieces, dim=2)
-        frames = frames if output_type == "latent" else to_output(frames, output_type)
+        frames = frames if output_type == "latent" else to_output(frames, output_type, overwrite=True)
         return LTXPipelineOutput(frames=frames) if return_dict else (frames,)
 
     def stream(

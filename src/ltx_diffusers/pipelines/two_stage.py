@@ -11,7 +11,7 @@ from diffusers.pipelines.ltx.pipeline_output import LTXPipelineOutput
 from torch.nn import functional
 
 from ..errors import InputError
-from .decoding import to_output
+from .frames import to_output
 from .images import pixel_frames
 from .media import ReferenceVideo, RegionOfVideo, VideoCondition
 from .pipeline_ltx_condition import LTXConditionPipeline, listed_conditions

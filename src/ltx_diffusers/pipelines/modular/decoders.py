@@ -10,7 +10,8 @@ from diffusers.modular_pipelines.modular_pipeline import PipelineState
 from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec, InputParam, OutputParam
 
 from ...errors import InputError
-from ..decoding import decode_latents, to_output
+from ..decoding import decode_latents
+from ..frames import to_output
 from ..request import OUTPUT_TYPES, per_video
 from .core import placeholders, request_of, steps_of
 from .parameters import MODEL_NAME, components, inputs, outputs
@@ -75,7 +76,7 @@ class LTXConditionDecodeStep(ModularPipelineBlocks):
                 generator=request.generator,
                 tone_map_compression=request.tone_map_compression,
             )
-            block.videos = to_output(decoded, request.output_type)
+            block.videos = to_output(decoded, request.output_type, overwrite=True)
         self.set_block_state(state, block)
         return pipeline, state
 
