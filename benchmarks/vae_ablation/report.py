@@ -174,27 +174,24 @@ def _cell(cell: dict[str, Any], form: str) -> str:
 
 
 def _plot(question: str, worlds: dict[str, Any], path: Path) -> None:
-    """A panel a figure: each arm's seeds' range and mean, both worlds beside each other."""
+    """A row a world, a panel a figure: each arm's mean, and the range of its seeds."""
     from matplotlib.figure import Figure as Canvas
 
-    arms, names = GROUPS[question], list(FIGURES[question])
-    canvas = Canvas(figsize=(2.6 * len(names), 3.2), dpi=90, layout="constrained")
-    for axis, name in zip(np.atleast_1d(canvas.subplots(1, len(names))), names, strict=True):
-        for shift, world, color in zip((-0.12, 0.12), WORLDS, ("tab:blue", "tab:orange"), strict=True):
-            for place, arm in enumerate(arms):
-                if arm in worlds[world]:
-                    cell = worlds[world][arm][name]
-                    axis.plot(
-                        [place + shift] * 2, [cell["lowest"], cell["highest"]], color=color, linewidth=2
-                    )
-                    axis.plot(
-                        place + shift, cell["mean"], "o", color=color, label=world if not place else None
-                    )
-        axis.set_title(name, fontsize=9)
-        axis.set_xticks(range(len(arms)), arms, rotation=30, ha="right", fontsize=8)
-        axis.tick_params(axis="y", labelsize=8)
-        axis.grid(axis="y", alpha=0.3)
-    axis.legend(frameon=False, fontsize=8)
+    names = list(FIGURES[question])
+    rows = {world: arms for world, arms in worlds.items() if arms}
+    canvas = Canvas(figsize=(2.6 * len(names), 0.4 + 2.4 * len(rows)), dpi=80, layout="constrained")
+    panels = canvas.subplots(len(rows), len(names), squeeze=False)
+    for (world, arms), row in zip(rows.items(), panels, strict=True):
+        for axis, name in zip(row, names, strict=True):
+            for place, figures in enumerate(arms.values()):
+                cell = figures[name]
+                axis.plot([place] * 2, [cell["lowest"], cell["highest"]], color="tab:blue", linewidth=2)
+                axis.plot(place, cell["mean"], "o", color="tab:blue")
+            axis.set_title(f"{name} ({world})", fontsize=9)
+            axis.set_xticks(range(len(arms)), list(arms), rotation=30, ha="right", fontsize=8)
+            axis.tick_params(axis="y", labelsize=8)
+            axis.margins(x=0.2)
+            axis.grid(axis="y", alpha=0.3)
     canvas.savefig(path)
 
 
