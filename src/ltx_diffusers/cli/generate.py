@@ -189,6 +189,12 @@ def command(
         str | None,
         _option("float32, bfloat16 or float16. \\[default: float32 on a CPU, bfloat16 on a GPU]"),
     ] = None,
+    speed: Annotated[
+        str | None,
+        _option(
+            "exact; fast or fastest leave out what changes little: see docs/how-to/speed.md. \\[default: exact]"
+        ),
+    ] = None,
     vae_memory: Annotated[
         str | None,
         _option("What encoding and decoding may take, like 6GB. \\[default: no limit]", metavar="SIZE"),

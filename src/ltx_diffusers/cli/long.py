@@ -115,6 +115,9 @@ def command(
         str | None,
         typer.Option(help="float32, bfloat16 or float16. \\[default: float32 on a CPU, bfloat16 on a GPU]"),
     ] = None,
+    speed: Annotated[
+        str | None, typer.Option(help="exact, or fast or fastest; see generate. \\[default: exact]")
+    ] = None,
     anew: Annotated[
         bool, typer.Option("--anew", help="Throw away what an interrupted run has left.")
     ] = False,
@@ -152,6 +155,7 @@ def command(
         "version",
         "lora",
         "dtype",
+        "speed",
     )
     options = locals()
     given = option_values({name: options[name] for name in names})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..geometry import LTX_RATIOS, VideoSize, nearest_valid_frames
 from .given_media import DEFAULT_DENOISE_STRENGTH, Media, build_arguments, follow, read_media
+from .making import speed_notes
 from .records import check_not_given, check_record_replaceable, record_of, record_path, write_record
 from .settings import DTYPES, NO_PRESET, Settings
 from .stages import Stages, peak_memory
@@ -93,6 +94,7 @@ class MadeLong:
         num_windows: How many windows it has.
         num_steps: Denoising steps of each.
         peak_bytes: Most main memory held, None where the system can't say.
+        notes: What was done for the speed, in words.
     """
 
     path: Path
@@ -101,9 +103,10 @@ class MadeLong:
     num_windows: int
     num_steps: int
     peak_bytes: int | None
+    notes: tuple[str, ...] = ()
 
     def summary(self, stages: Stages) -> str:
-        """What was made, how long it took and how much memory was needed, in two lines."""
+        """What was made, how long it took and how much memory was needed, in two lines, and of the speed."""
         made = self.settings.common
         memory = "unknown" if self.peak_bytes is None else f"{self.peak_bytes / 1e9:.2f} GB"
         windows = "1 window" if self.num_windows == 1 else f"{self.num_windows} windows"
@@ -112,7 +115,7 @@ class MadeLong:
             f"{made.width}x{made.height} at {made.frame_rate:g} fps, {windows} of {self.num_steps} steps, "
             f"seed {made.seed} (settings in {self.record_path})\n"
             f"{stages.summary()}; in all {sum(stages.seconds.values()):.1f} s; peak memory {memory}"
-        )
+        ) + "".join(f"\n{note}" for note in self.notes)
 
 
 def windows_folder(output: Path) -> Path:
@@ -179,6 +182,7 @@ def make_long(
         quiet=not verbose,
     )
     load_loras(pipeline, common.loras)
+    notes = () if common.speed is None else pipeline.set_speed(common.speed)
     settings = _resolved(
         pipeline, replace(settings, common=replace(common, dtype=str(dtype).removeprefix("torch.")))
     )
@@ -196,7 +200,8 @@ def make_long(
     write_record(record_file, record)
     _throw_away(folder)
     steps = progress.steps or video.request.num_inference_steps  # none were left to do
-    return MadeLong(path, record_file, settings, len(video.windows), steps, peak_memory())
+    said = speed_notes(common.speed, notes, 0)
+    return MadeLong(path, record_file, settings, len(video.windows), steps, peak_memory(), said)
 
 
 class _Progress:

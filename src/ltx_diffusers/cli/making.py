@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ class Made:
         num_steps: Denoising steps that were run.
         peak_bytes: Most main memory held, None where the system can't say.
         peak_gpu_bytes: Most memory held on a GPU, None without one.
+        notes: What was done for the speed, in words.
     """
 
     path: Path
@@ -40,9 +41,10 @@ class Made:
     num_steps: int
     peak_bytes: int | None
     peak_gpu_bytes: int | None
+    notes: tuple[str, ...] = ()
 
     def summary(self, stages: Stages) -> str:
-        """What was made, how long each stage took and how much memory was needed, in two lines."""
+        """What was made, how long each stage took and how much memory was needed, in two lines, and of the speed."""
         made = self.settings
         memory = [] if self.peak_bytes is None else [f"{self.peak_bytes / 1e9:.2f} GB"]
         memory += [] if self.peak_gpu_bytes is None else [f"{self.peak_gpu_bytes / 1e9:.2f} GB on the GPU"]
@@ -52,7 +54,7 @@ class Made:
             f"{self.num_steps} steps{preset}, seed {made.seed} (settings in {self.record_path})\n"
             f"{stages.summary()}; in all {sum(stages.seconds.values()):.1f} s; "
             f"peak memory {' and '.join(memory) or 'unknown'}"
-        )
+        ) + "".join(f"\n{note}" for note in self.notes)
 
 
 def default_output(output: Path | None, format: str | None) -> Path:
@@ -158,6 +160,7 @@ class Maker:
             upsampler = self._load_upsampler(between, pipeline, where, dtype)
         from .running import run_pipeline
 
+        notes = () if settings.speed is None else pipeline.set_speed(settings.speed)
         settings, frames, steps = run_pipeline(pipeline, settings, media, stages, upsampler=upsampler)
 
         if settings.join:
@@ -167,7 +170,9 @@ class Maker:
         record = record_of(settings) | written | dict(remarks or {})
         path = write_video(output, frames, settings.frame_rate, record, format)
         write_record(record_file, record)
-        return Made(path, record_file, settings, len(frames), steps, peak_memory(), _gpu_peak(where))
+        said = speed_notes(settings.speed, notes, pipeline.num_foretold_steps)
+        peaks = peak_memory(), _gpu_peak(where)
+        return Made(path, record_file, settings, len(frames), steps, *peaks, said)
 
     def _pipeline(
         self, source: Path | str, settings: Settings, device: torch.device, dtype: torch.dtype
@@ -175,7 +180,8 @@ class Maker:
         """The model's pipeline with its LoRAs, the loaded one if it is the same."""
         from .loading import load_loras, load_pipeline
 
-        key = (source, settings.text_encoder, settings.version, dtype, settings.loras)
+        # A speed may change weights for good.
+        key = (source, settings.text_encoder, settings.version, dtype, settings.loras, settings.speed)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # the old one's memory may be needed for the new one
             pipeline = load_pipeline(
@@ -213,6 +219,14 @@ class Maker:
                 expected=f"one in space, of {channels} channels",
             )
         return upsampler
+
+
+def speed_notes(speed: str | None, notes: Sequence[str], foretold: int) -> tuple[str, ...]:
+    """What to tell the user of a speed, if one was asked for."""
+    if speed is None:
+        return ()
+    counted = f" ({foretold} steps were)" if foretold else ""
+    return (f"speed {speed}: {notes[0]}{counted}" + "".join(f"; {note}" for note in notes[1:]),)
 
 
 def generate(

@@ -29,6 +29,9 @@ DTYPES = {
 FITS = ("crop", "pad", "stretch")
 """Ways to bring a picture to the video's shape; see `pipelines.preparation.FITS`."""
 
+SPEEDS = ("exact", "fast", "fastest")
+"""Names of speeds; see `pipelines.speed`."""
+
 NO_PRESET = "none"
 """The name that switches presets off."""
 
@@ -79,6 +82,7 @@ class Settings:
         refine_strength: Share of the steps that the second pass runs.
         decode_timestep, decode_noise_scale: Noise level of a denoising decoder.
         dtype: Of the models, a key of `DTYPES`.
+        speed: One of `SPEEDS`.
     """
 
     prompt: str
@@ -122,6 +126,7 @@ class Settings:
     decode_timestep: float | None = None
     decode_noise_scale: float | None = None
     dtype: str | None = None
+    speed: str | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:
@@ -181,6 +186,7 @@ class Settings:
         size = {name: 32 if side is None else side for name, side in sides.items()}
         check_video_size(frames=1 if self.num_frames is None else self.num_frames, **size)
         check_dtype(self.dtype)
+        check_speed(self.speed)
         if self.fit is not None and self.fit not in FITS:
             raise InputError("unknown --fit", got=repr(self.fit), expected=f"one of {', '.join(FITS)}")
         self._check_combination()
@@ -255,6 +261,7 @@ _TEXTS = (
     "sampler",
     "upsampler",
     "dtype",
+    "speed",
 )
 _LEVEL = (float, 0, 1, "a number from 0 to 1")
 _COUNT = (int, 1, math.inf, "a whole number of at least 1")
@@ -353,6 +360,16 @@ def check_dtype(name: str | None) -> None:
     """
     if name is not None and name not in DTYPES:
         raise InputError(f"unknown dtype {name!r}", expected=f"one of {', '.join(DTYPES)}")
+
+
+def check_speed(name: str | None) -> None:
+    """Check the name of a speed; None is the exact one.
+
+    Raises:
+        InputError: If there is no such speed.
+    """
+    if name is not None and name not in SPEEDS:
+        raise InputError(f"unknown speed {name!r}", expected=f"one of {', '.join(SPEEDS)}")
 
 
 def parse_size(text: str) -> tuple[int, int]:

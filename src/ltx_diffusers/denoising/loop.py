@@ -21,8 +21,8 @@ Velocity = Callable[[TokenState, Tensor], Tensor]
 class LevelVelocity(Protocol):
     """A velocity that need not be told the timestep of each token."""
 
-    def at_level(self, state: TokenState, sigma: float, scale: float) -> Tensor:
-        """Velocity (B, L, C) of a state with conditions at `sigma`, whose tokens are at `token_levels`."""
+    def at_level(self, state: TokenState, sigma: float, scale: float, conditioned: bool) -> Tensor:
+        """Velocity (B, L, C) at `sigma`; tokens of a state with conditions are at `token_levels`."""
         ...
 
 
@@ -52,7 +52,7 @@ def denoise(
     Args:
         state: Tokens at sigma = 1 (`at_noise_level`).
         velocity: The model, (state, timestep (B,) or (B, L)) -> (B, L, C). Timesteps are per token only where
-            the state has conditions. If it has `at_level`, that is called there.
+            the state has conditions. If it has `at_level`, that is called instead.
         scheduler: Holds `timesteps` in [0, 1000] after its `set_timesteps`.
         sampler: Takes the steps, as a copy; the scheduler itself if None.
         condition_noise_scale: Noise on fixed tokens before each step; see `renoised`.
@@ -116,8 +116,8 @@ class _Run:
 
     def _predict(self, state: TokenState, sigma: float) -> Tensor:
         """The model at a level of the video."""
-        if self.conditioned and isinstance(self.velocity, LevelVelocity):
-            return self.velocity.at_level(state, sigma, self.scale)
+        if isinstance(self.velocity, LevelVelocity):
+            return self.velocity.at_level(state, sigma, self.scale, self.conditioned)
         if self.conditioned:
             return self.velocity(state, token_levels(state, sigma) * self.scale)
         timestep = state.strength.new_full((state.tokens.shape[0],), sigma * self.scale)

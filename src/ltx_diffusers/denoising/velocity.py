@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..models.transformers.perturbation import Perturbation
-from ..models.transformers.step_cache import StepCache
+from ..models.transformers.step_cache import StepCache, weights_state
 from ..models.transformers.transformer_ltx import LTXTransformer3DModel
+from .forecast import Forecast, Forecasting
 from .guidance import Guidance, Pass
 from .guidance.base import LayerHooks
 from .passes import fit_in_one_batch, rows_in_common, runs_of, without_padding
@@ -47,6 +48,7 @@ class GuidedVelocity:
         attention_kwargs: Passed on to the transformer ({"scale": ...} weighs LoRA layers).
         in_one_batch: Whether passes run as one batch; False: in turn, which takes less memory. None: as one batch if
             it fits in the memory that is free at the first step.
+        forecasting: When steps are foretold from earlier ones; None: never.
     """
 
     transformer: torch.nn.Module
@@ -54,8 +56,16 @@ class GuidedVelocity:
     guidance: Guidance
     attention_kwargs: dict[str, Any] | None = field(default=None)
     in_one_batch: bool | None = field(default=None)
+    forecasting: Forecasting | None = field(default=None)
     _cached_passes: list[Pass] | None = field(default=None, init=False, repr=False)
     _step_cache: StepCache = field(default_factory=StepCache, init=False, repr=False)
+    _forecast: Forecast | None = field(default=None, init=False, repr=False)
+    _model_state: Hashable = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.forecasting is not None:
+            self._forecast = Forecast(self.forecasting)
+            self._model_state = weights_state([self.transformer])
 
     def __call__(self, state: TokenState, timestep: Tensor) -> Tensor:
         """Guided velocity of every token.
@@ -69,8 +79,8 @@ class GuidedVelocity:
         """
         return self._guided(state, timestep, None)
 
-    def at_level(self, state: TokenState, sigma: float, scale: float) -> Tensor:
-        """Guided velocity of every token of a state with conditions, each at its own level.
+    def at_level(self, state: TokenState, sigma: float, scale: float, conditioned: bool = True) -> Tensor:
+        """Guided velocity of every token, each at its own level; foretold if it may be.
 
         Tokens that are given alike are at the same level, so that one timestep serves a whole run of them.
 
@@ -78,10 +88,23 @@ class GuidedVelocity:
             state: The tokens and where they stand.
             sigma: Noise level of the video.
             scale: Timestep at noise level 1.
+            conditioned: Whether any token is given.
 
         Returns:
             (B, L, C) float32.
         """
+
+        def compute() -> Tensor:
+            return self._at_level(state, sigma, scale, conditioned)
+
+        if self._forecast is None:
+            return compute()
+        return self._forecast.velocity(state, sigma, compute, self.guidance)
+
+    def _at_level(self, state: TokenState, sigma: float, scale: float, conditioned: bool) -> Tensor:
+        if not conditioned:
+            timestep = state.strength.new_full((state.tokens.shape[0],), sigma * scale)
+            return self._guided(state, timestep, None)
         timestep = token_levels(state, sigma) * scale
         runs = None
         if self._ours:
@@ -90,9 +113,24 @@ class GuidedVelocity:
             return self._guided(state, timestep, None)
         return self._guided(state, timestep.index_select(1, runs.first), runs.lengths)
 
-    def forget(self) -> None:
-        """Forget what was kept from earlier steps: for after code that may have changed weights, adapters or texts."""
+    def forget(self, changed: bool = True) -> None:
+        """Forget what was kept from earlier steps: for after code that may have changed weights, adapters or texts.
+
+        Args:
+            changed: Whether it did change something. If not known to, velocities are still foretold from earlier ones
+                unless parameters or adapters are seen to have changed.
+        """
         self._step_cache.forget()
+        if self._forecast is None:
+            return
+        before, self._model_state = self._model_state, weights_state([self.transformer])
+        if changed or self._model_state != before:
+            self._forecast.forget()
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """What foretells steps, if anything does."""
+        return self._forecast
 
     @property
     def _ours(self) -> bool:

@@ -50,7 +50,7 @@ from .release import check_layout, is_causal, own_classes, state_settings
 from .request import STREAM, Request, check_embeds, check_request, no_text_encoder, per_video, with_defaults
 from .schedule import set_schedule, skip_steps
 from .single_file import load_pipeline
-from .speed import ChoosesSpeed
+from .speed import ChoosesSpeed, call_back
 from .text import encode_texts, repeat_features
 
 # Here, so that a pipeline imported by its full path is saved under the same names as one from the package's front.
@@ -447,8 +447,8 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, ChoosesSpeed, Diffusi
                 "negative_prompt_embeds": getattr(velocity.texts.get("negative"), "embeds", None),
             }
             asked = {name: tensors[name] for name in request.callback_on_step_end_tensor_inputs}
-            changed = request.callback_on_step_end(self, index, timestep, asked) or {}
-            velocity.forget(bool(changed))  # LoRAs may be others, or what was given written to
+            changed, touched = call_back(request.callback_on_step_end, self, index, timestep, asked)
+            velocity.forget(touched)  # also LoRAs may have been changed
             if "prompt_embeds" in changed:
                 parts = changed["prompt_embeds"].split(request.num_videos)
                 for run, embeds in zip(passes[-len(parts) :], parts, strict=True):

@@ -60,6 +60,7 @@ class LTXEditPipeline(LTXPipelineBase):
     """
 
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
+    _foretells = False  # editors look at one level for several texts, and draw anew
 
     def __call__(
         self,

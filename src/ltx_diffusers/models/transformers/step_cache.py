@@ -42,7 +42,7 @@ class StepCache:
             make: Makes it; called if it isn't known.
             state: What else it depends on, compared by value.
         """
-        state = (_writes(sources), state)
+        state = (num_writes(sources), state)
         entries = self._entries.setdefault(kind, [])
         for entry in entries:
             if (
@@ -71,7 +71,7 @@ def weights_state(layers: Iterable[nn.Module]) -> Hashable:
     for layer in layers:
         for module in layer.modules():
             state.append(id(module))
-            state += [(id(weight), _writes((weight,))) for weight in module._parameters.values()]
+            state += [(id(weight), num_writes((weight,))) for weight in module._parameters.values()]
             if hasattr(module, "active_adapters") and hasattr(module, "scaling"):
                 scaling = tuple(sorted(module.scaling.items()))
                 state += [
@@ -83,7 +83,7 @@ def weights_state(layers: Iterable[nn.Module]) -> Hashable:
     return tuple(state)
 
 
-def _writes(sources: Iterable[Any]) -> Hashable:
+def num_writes(sources: Iterable[Any]) -> Hashable:
     """How often each tensor among the sources was written to; tensors made for inference only don't count that."""
     return tuple(
         source._version if isinstance(source, torch.Tensor) and not source.is_inference() else None
