@@ -49,7 +49,6 @@ from .lora import LTXLoraMixin
 from .release import check_layout, is_causal, own_classes, state_settings
 from .request import STREAM, Request, check_embeds, check_request, no_text_encoder, per_video, with_defaults
 from .schedule import set_schedule, skip_steps
-from .single_file import load_pipeline
 from .speed import ChoosesSpeed, call_back
 from .text import encode_texts, repeat_features
 
@@ -163,6 +162,8 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, ChoosesSpeed, Diffusi
             CheckpointError: If the file can't be used, or doesn't tell its release.
             InputError: If a text encoder, tokenizer or VAE can't be found.
         """
+        from .single_file import load_pipeline  # with pydantic, which nothing else here needs
+
         return load_pipeline(
             cls,
             pretrained_model_link_or_path,
