@@ -17,6 +17,7 @@ from ltx_diffusers.errors import InputError
 from ltx_diffusers.functional.coordinates import Placement
 from ltx_diffusers.functional.latents import unpack_latents
 from ltx_diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+from ltx_diffusers.training import latent_cache
 from ltx_diffusers.training.config import parse_config
 from ltx_diffusers.training.latent_cache import cached_posteriors
 from ltx_diffusers.training.loop import Trainer
@@ -127,6 +128,19 @@ def test_latents_are_those_of_the_encoder_and_are_read_again(tmp_path, tiny_vae_
         vae.encoder.conv_in.conv.weight.mul_(1.5)
     other = cached_posteriors(vae, task.source.clips[0], 6, tmp_path / "cache")
     assert not torch.equal(other[0], again[0])
+
+
+def test_so_many_clips_are_encoded_at_once_as_their_pixels_allow(tmp_path, tiny_vae_folder, monkeypatch):
+    task = trainer(tmp_path, tiny_vae_folder).task
+    clips, encode, seen = task.source.clips[0], latent_cache._encode, []
+    monkeypatch.setattr(
+        latent_cache, "_encode", lambda vae, frames: seen.append(len(frames)) or encode(vae, frames)
+    )
+    for pixels in (1, 2 * clips.num_frames * clips.height * clips.width):
+        monkeypatch.setattr(latent_cache, "_PIXELS", pixels)
+        means, _ = cached_posteriors(task.vae, clips, 3, tmp_path / str(pixels))
+        torch.testing.assert_close(means[2], task.source[2].mean, atol=0.05, rtol=0.05)
+    assert seen == [1, 1, 1, 2, 1]
 
 
 def test_captions_are_dropped_and_drawn_anew(tmp_path, tiny_vae_folder):

@@ -21,6 +21,8 @@ from .clip_extras import Extras, latent_mask, references_of
 from .vae import to_model_range
 
 _BATCH = 8
+_PIXELS = 2**22
+"""No more pixels than this are encoded at once, but for a clip that has more by itself."""
 _REFERENCE, _MASK = "reference", "mask"  # first words of the names of clips' extras on disk
 _NO_RATE = 0.0
 """Stands for the frame rate of a clip that tells none."""
@@ -62,11 +64,13 @@ def cached_posteriors(
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         means, deviations, rates, extras = [], [], [], {}
+        size = clips.num_frames * clips.height * clips.width
+        step = max(1, min(_BATCH, _PIXELS // size))
         batches = track(
-            range(0, count, _BATCH), "encoding clips", console=Console(stderr=True), update_period=1.0
+            range(0, count, step), "encoding clips", console=Console(stderr=True), update_period=1.0
         )
         for start in batches:
-            numbers = range(start, min(start + _BATCH, count))
+            numbers = range(start, min(start + step, count))
             read = [(number, clips[number]) for number in numbers]
             rates += [clip.frame_rate or _NO_RATE for _, clip in read]
             frames = [clip.frames if view is None else view(number, clip.frames) for number, clip in read]

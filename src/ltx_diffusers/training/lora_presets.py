@@ -48,6 +48,8 @@ def _changed(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return result
 
 
+_ROOMY = _changed(_LARGE, gradient_checkpointing=False, text_encoder_device="auto")
+
 PRESETS: dict[str, dict[str, Any]] = {
     "embedded": {
         "text_length": 32,
@@ -64,16 +66,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": {**_OPTIMIZER, "learning_rate": 2e-3, "weight_decay": 0.0, "schedule": "cosine"},
         "data": {"num_frames": 17, "height": 96, "width": 96, "frame_rate": 8.0},
     },
-    "2b-12gb": _changed(
-        _LARGE,
-        base_storage="fp8",
-        adapter={"rank": 16},
-        optimizer={"name": "adamw-8bit"},
-        data=_SMALL_SIZE,
-    ),
+    "2b-12gb": _changed(_LARGE, adapter={"rank": 16}),
     "2b-24gb": _LARGE,
-    "2b-48gb": _changed(_LARGE, batch_size=2, text_encoder_device="auto"),
-    "2b-80gb": _changed(_LARGE, batch_size=4, text_encoder_device="auto", adapter={"rank": 64}),
+    "2b-48gb": _changed(_ROOMY, batch_size=2),
+    "2b-80gb": _changed(_ROOMY, batch_size=4, adapter={"rank": 64}),
     "13b-24gb": _changed(
         _LARGE,
         base_storage="nf4",
