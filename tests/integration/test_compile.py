@@ -6,9 +6,11 @@ import pytest
 import torch
 from helpers.autoencoders import noise_levels, tiny_autoencoder
 from helpers.transformers import TINY, on_grid, tiny_inputs
+from PIL import Image
 from tiny import tiny_components
 
 from ltx_diffusers import LTXImageToVideoPipeline, LTXPipeline, LTXTransformer3DModel
+from ltx_diffusers.pipelines.speed import compile_blocks, leave_uncompiled
 
 
 class Graphs:
@@ -55,6 +57,40 @@ def test_repeated_blocks_are_compiled_once(model):
     with torch.no_grad():
         torch.testing.assert_close(model(**inputs)[0], expected)
     assert TINY["num_layers"] > 1
+    assert graphs.count == 1
+
+
+@pytest.mark.parametrize("kind", [LTXPipeline, LTXImageToVideoPipeline])
+def test_blocks_are_compiled_once_for_all_sizes_and_steps(kind):
+    """With guidance, a first frame's levels for each token, and the text's keys and values kept or not yet."""
+    pipeline = kind(**tiny_components(causal=True))
+    pipeline.set_progress_bar_config(disable=True)
+    call = {"prompt": "a", "num_inference_steps": 3, "output_type": "latent"}
+    if kind is LTXImageToVideoPipeline:
+        call["image"] = Image.new("RGB", (64, 64), (200, 40, 40))
+    sizes = [(64, 64, 9), (96, 64, 17)]
+
+    def videos() -> list[torch.Tensor]:
+        return [
+            pipeline(
+                **call,
+                height=height,
+                width=width,
+                num_frames=frames,
+                generator=torch.Generator().manual_seed(0),
+            ).frames
+            for height, width, frames in sizes
+        ]
+
+    expected = videos()
+    graphs = Graphs()
+    compile_blocks(pipeline.transformer, backend=graphs)
+    for made, plain in zip(videos(), expected, strict=True):
+        torch.testing.assert_close(made, plain, rtol=1e-4, atol=1e-5)
+    assert graphs.count == 1
+    leave_uncompiled(pipeline.transformer)
+    torch._dynamo.reset()
+    assert torch.equal(videos()[0], expected[0])
     assert graphs.count == 1
 
 

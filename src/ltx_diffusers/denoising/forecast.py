@@ -5,8 +5,8 @@ computed comes near the next one. How near is known: wherever the model runs, it
 line would have said, and a line's error grows with the product of the distances to its two points. Steps for which
 that promises an error within the tolerance are foretold, all passes of the guidance at once.
 
-Unlike caches of what happens inside the model (TeaCache, arXiv 2411.19108; FirstBlockCache) a foretold step runs no part
-of it, so that the model may be compiled, offloaded or sharded. The decision needs one number of an earlier step.
+Unlike with caches of what happens inside the model (TeaCache, arXiv 2411.19108; FirstBlockCache) no part of it runs in
+a foretold step, so that it may be compiled, offloaded or sharded. The decision needs one number of an earlier step.
 """
 
 from __future__ import annotations

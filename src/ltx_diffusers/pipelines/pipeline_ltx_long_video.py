@@ -18,6 +18,7 @@ from .frames import to_output
 from .long_video import Continuity, LongVideo, WindowCall
 from .pipeline_ltx_condition import LTXConditionPipeline, listed_conditions
 from .request import OUTPUT_TYPES, Request
+from .speed import EXACT
 from .window_files import WindowFiles, digest
 from .window_media import deal_conditions, deal_video
 from .windows import plan_windows, prompt_spans, window_sizes
@@ -226,6 +227,8 @@ class LTXLongVideoPipeline(LTXConditionPipeline):
             "configs": digest(configs),
             "loras": digest(self._loras()),
         }
+        if self.speed != EXACT:
+            model["speed"] = self.speed
         return {"windows": state, "continuity": vars(continuity), "model": model}
 
     def _loras(self) -> dict[str, Any]:

@@ -31,6 +31,18 @@ class TextMemory:
             self._known = attention.keys_values(text)
         return self._known
 
+    def arguments(self, block: LTXTransformerBlock, text: torch.Tensor) -> dict[str, Any]:
+        """Arguments of a block that make it use what is kept for projected text (B, S, C).
+
+        A compiled block is given keys and values themselves: its graph shouldn't depend on whether they are known yet.
+        Where hooks act on it, its weights may not be in place.
+        """
+        if block._compiled_call_impl is None:
+            return {"text_memory": self}
+        if hasattr(block, "_hf_hook") or hasattr(block, "_diffusers_hook"):
+            return {}
+        return {"keys_values": self.keys_values(block.attn2, text)}
+
 
 class LTXTransformerBlock(nn.Module):
     """Self-attention, cross-attention to the text and feed-forward.
@@ -92,6 +104,7 @@ class LTXTransformerBlock(nn.Module):
         text_memory: TextMemory | None = None,
         runs: tuple[int, ...] | None = None,
         copies: int = 1,
+        keys_values: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Run the block.
 
@@ -106,12 +119,13 @@ class LTXTransformerBlock(nn.Module):
             runs: Lengths of the K runs of tokens that share their vectors; without gradients.
             copies: How many texts each row goes on with: the text then has `copies` times B rows, and so have the
                 tokens that come out. Until they meet the text the rows are computed once.
+            keys_values: Of the text (`LTXAttention.keys_values`), if they are known; without gradients.
 
         Returns:
             Tokens (B, L, C).
         """
-        memory = text_memory
-        keys_values = None if memory is None else memory.keys_values(self.attn2, encoder_hidden_states)
+        if text_memory is not None:
+            keys_values = text_memory.keys_values(self.attn2, encoder_hidden_states)
         text = (encoder_hidden_states, encoder_attention_mask, keys_values)
         if perturbed is None or perturbed[0] != "transformer-block":
             return self._run(hidden_states, text, temb, image_rotary_emb, perturbed, runs, copies)

@@ -255,7 +255,7 @@ class LTXTransformer3DModel(
                 inputs += ((perturbation.mode, perturbed_rows),)
             options: dict[str, Any] = {}  # none of them with gradients
             if memories is not None:
-                options["text_memory"] = memories[index]
+                options |= memories[index].arguments(block, text)
             if runs is not None:
                 options["runs"] = runs
             if shared and index == 0:
@@ -283,11 +283,13 @@ class LTXTransformer3DModel(
             not torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
             and self.device.type in ("cpu", "cuda")
-            and all(
-                block.attn1.is_plain and block._compiled_call_impl is None
-                for block in self.transformer_blocks
-            )
+            and not self._has_compiled_blocks
+            and all(block.attn1.is_plain for block in self.transformer_blocks)
         )
+
+    @property
+    def _has_compiled_blocks(self) -> bool:
+        return any(block._compiled_call_impl is not None for block in self.transformer_blocks)
 
     def _rotary(self, video_coords: torch.Tensor, cache: StepCache | None) -> Rotary:
         """RoPE of all tokens; this process's share of it under context parallelism."""
@@ -423,8 +425,15 @@ class LTXTransformer3DModel(
                     expected=f"({batch_size},), ({batch_size}, 1) or ({batch_size}, {num_tokens})",
                 )
             timestep = self.shard(timestep)
-        modulation, embedded = self.time_embed(timestep.flatten(), hidden_dtype=hidden_states.dtype)
-        return modulation.unflatten(0, (batch_size, -1)), embedded.unflatten(0, (batch_size, -1)), runs
+        vectors = self.time_embed(timestep.flatten(), hidden_dtype=hidden_states.dtype)
+        modulation, embedded = (x.unflatten(0, (batch_size, -1)) for x in vectors)
+        if runs is not None and self._has_compiled_blocks:  # which would be compiled for each size
+            modulation, embedded = (
+                torch.cat([x[:, run : run + 1].expand(-1, n, -1) for run, n in enumerate(runs)], dim=1)
+                for x in (modulation, embedded)
+            )
+            return modulation, embedded, None
+        return modulation, embedded, runs
 
     def _timesteps_of_runs(
         self, timestep: torch.Tensor, runs: tuple[int, ...], hidden_states: torch.Tensor
