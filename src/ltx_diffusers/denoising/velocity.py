@@ -16,6 +16,7 @@ from ..models.transformers.transformer_ltx import LTXTransformer3DModel
 from .forecast import Forecast, Forecasting
 from .guidance import Guidance, Pass
 from .guidance.base import LayerHooks
+from .pass_sharing import all_agree, everyones_predictions, own_passes
 from .passes import fit_in_one_batch, rows_in_common, runs_of, without_padding
 from .state import TokenState, token_levels
 
@@ -36,6 +37,9 @@ class TextFeatures:
 @dataclass
 class GuidedVelocity:
     """Runs the model once per step, on all passes of the guidance as one batch, and combines them.
+
+    Where the transformer was told to share out the passes over processes (`enable_parallelism(cfg_degree=2)`), this
+    process runs its own ones.
 
     Passes with perturbed attention stand last in the batch, so that only their rows are perturbed; where passes
     are perturbed in different ways, each further way is a run of its own, and so is each pass with hooks on layers.
@@ -142,18 +146,25 @@ class GuidedVelocity:
 
     def _guided(self, state: TokenState, timestep: Tensor, runs: tuple[int, ...] | None) -> Tensor:
         passes = self.guidance.passes
+        group = getattr(self.transformer, "cfg_group", None)
+        own = passes if group is None else own_passes(passes, group)
         predictions: dict[Pass, Tensor] = {}
-        for together in self._batches(passes, state):
+        for together in self._batches(own, state):
             predicted = self._predict(together, state, timestep, runs).float().chunk(len(together))
             predictions |= dict(zip(together, predicted, strict=True))
+        if group is not None:
+            return self.guidance.combine(everyones_predictions(predictions, passes, state.tokens, group))
         return self.guidance.combine([predictions[run] for run in passes])
 
     def _batches(self, passes: Sequence[Pass], state: TokenState) -> list[list[Pass]]:
         """The passes of each run of the model."""
         batches = _runs(passes)
         if self.in_one_batch is None:
-            rows = max(map(len, batches)) * state.tokens.shape[0]
-            self.in_one_batch = not self._ours or fit_in_one_batch(self.transformer, rows, state.tokens)
+            rows = max(map(len, batches), default=0) * state.tokens.shape[0]
+            fits = not self._ours or fit_in_one_batch(self.transformer, rows, state.tokens)
+            # Processes that share tokens wait for each other in each run of the model.
+            groups = getattr(self.transformer, "parallel_groups", [])
+            self.in_one_batch = all_agree(fits, state.tokens.device, groups)
         return batches if self.in_one_batch else [[run] for batch in batches for run in batch]
 
     def _predict(
@@ -199,8 +210,7 @@ class GuidedVelocity:
 
         def make() -> TextFeatures:
             embeds, mask = (torch.cat(tensors) for tensors in (sources[::2], sources[1::2]))
-            # Context parallelism shares out the text, whose length may be chosen to be divisible.
-            if not self._ours or self.transformer._parallel_config is not None:
+            if not self._ours:
                 return TextFeatures(embeds, mask)
             return TextFeatures(*without_padding(embeds, mask))
 

@@ -29,9 +29,11 @@ from .decoder import Decoder3d, decoder_stages
 from .encoder import CONV_BLOCK, Encoder3d, encoder_stages
 from .noise_replay import noise_replays
 from .tiling import Tiling
+from .time_shares import DecodesOnManyProcesses
 
 
 class AutoencoderKLLTX(
+    DecodesOnManyProcesses,
     CodesInBoundedMemory,
     PublishesToHub,
     ReadsRecordedSettings,

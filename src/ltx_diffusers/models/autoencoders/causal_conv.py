@@ -7,9 +7,14 @@ Padding in space is zeros.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+if TYPE_CHECKING:
+    from .time_shares import TimeShare
 
 
 class CausalConv3d(nn.Module):
@@ -22,6 +27,9 @@ class CausalConv3d(nn.Module):
         stride: Stride over (frames, height, width).
         causal: Whether an output frame depends on its own and earlier frames only.
     """
+
+    time_share: TimeShare | None = None
+    """Where the input's frames belong in a video that several processes share."""
 
     def __init__(
         self,
@@ -44,6 +52,7 @@ class CausalConv3d(nn.Module):
             hidden.shape[2] == 1
             and self.time_kernel > 1
             and hidden.dtype.itemsize >= 4
+            and self.time_share is None
             and is_plain_convolution(self.conv)
         ):
             return self._convolve_frame(hidden)
@@ -59,11 +68,11 @@ class CausalConv3d(nn.Module):
         copies = self.time_kernel - 1
         if copies == 0:
             return hidden
-        first = hidden[:, :, :1]
-        if self.causal:
-            return torch.cat([first] * copies + [hidden], dim=2)
-        last = hidden[:, :, -1:]
-        return torch.cat([first] * (copies // 2) + [hidden] + [last] * (copies // 2), dim=2)
+        behind, ahead = (copies, 0) if self.causal else (copies // 2, copies // 2)
+        if self.time_share is not None:
+            return self.time_share.with_neighbours(hidden, behind, ahead)
+        first, last = hidden[:, :, :1], hidden[:, :, -1:]
+        return torch.cat([first] * behind + [hidden] + [last] * ahead, dim=2)
 
 
 def is_plain_convolution(conv: nn.Conv3d) -> bool:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ...errors import InputError
 from .causal_conv import CausalConv3d
+
+if TYPE_CHECKING:
+    from .time_shares import TimeShare
 
 Stride = tuple[int, int, int]
 
@@ -96,6 +100,9 @@ class Upsampler3d(nn.Module):
             residual's channels.
     """
 
+    time_share: TimeShare | None = None
+    """Where the input's frames belong in a video that several processes share."""
+
     def __init__(
         self,
         in_channels: int,
@@ -126,4 +133,6 @@ class Upsampler3d(nn.Module):
         return (output.unflatten(1, (self.repeats, -1)) + residual).flatten(1, 2)
 
     def _expand(self, hidden: torch.Tensor) -> torch.Tensor:
-        return depth_to_space(hidden, self.stride)[:, :, self.stride[0] - 1 :]
+        expanded = depth_to_space(hidden, self.stride)
+        begins = self.time_share is None or self.time_share.is_first
+        return expanded[:, :, self.stride[0] - 1 :] if begins else expanded
