@@ -37,7 +37,6 @@ _LARGE: dict[str, Any] = {
     "optimizer": _OPTIMIZER,
     "data": {"num_frames": 49, "height": 512, "width": 768, "frame_rate": 25.0},
 }
-_SMALL_SIZE = {"num_frames": 49, "height": 352, "width": 512, "frame_rate": 25.0}
 
 
 def _changed(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -70,15 +69,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "2b-24gb": _LARGE,
     "2b-48gb": _changed(_ROOMY, batch_size=2),
     "2b-80gb": _changed(_ROOMY, batch_size=4, adapter={"rank": 64}),
-    "13b-24gb": _changed(
-        _LARGE,
-        base_storage="nf4",
-        adapter={"rank": 16},
-        optimizer={"name": "adamw-8bit"},
-        data=_SMALL_SIZE,
-    ),
-    "13b-48gb": _changed(_LARGE, base_storage="fp8"),
-    "13b-80gb": _LARGE,
+    "13b-24gb": _changed(_LARGE, base_storage="fp8", adapter={"rank": 16}),
+    "13b-48gb": _LARGE,
+    "13b-80gb": _changed(_LARGE, batch_size=4, text_encoder_device="auto"),
 }
 """By name: size of the model, and memory of the GPU. "embedded" is for the model in the package, on a CPU."""
 
