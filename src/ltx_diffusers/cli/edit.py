@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..functional.memory_size import parse_memory
 from .stages import Stages, peak_memory
 
 if TYPE_CHECKING:
@@ -76,6 +77,18 @@ def command(
         str | None,
         typer.Option(help="float32, bfloat16 or float16. \\[default: float32 on a CPU, bfloat16 on a GPU]"),
     ] = None,
+    vae_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="What encoding and decoding may take, like 6GB. \\[default: no limit]"
+        ),
+    ] = None,
+    prompt_cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Keep what the text encoder makes of prompts here, for the next time."
+        ),
+    ] = None,
 ) -> None:
     """Change a video by a prompt, without training.
 
@@ -106,6 +119,8 @@ def command(
             version=version,
             device=device,
             dtype=dtype,
+            vae_memory=vae_memory,
+            prompt_cache=prompt_cache,
             stages=stages,
             verbose=is_verbose(context),
         )
@@ -191,6 +206,8 @@ def edit_file(
     version: str | None = None,
     device: str = "auto",
     dtype: str | None = None,
+    vae_memory: str | None = None,
+    prompt_cache: Path | None = None,
     stages: Stages | None = None,
     verbose: bool = False,
 ) -> Edited:
@@ -208,6 +225,8 @@ def edit_file(
         version: For a checkpoint file: its release.
         device: "auto", or the name of a device.
         dtype: Of the models; by default float32 on the CPU and bfloat16 on a GPU.
+        vae_memory: What the VAE may take to encode and decode, such as "6GB"; None sets no limit.
+        prompt_cache: Folder where features of prompts are kept; None keeps none.
         stages: Gets the times; a new one if None.
         verbose: Whether the warnings of the libraries below are shown.
 
@@ -224,6 +243,7 @@ def edit_file(
 
     check_device_name(device)
     check_dtype(dtype)
+    budget = None if vae_memory is None else parse_memory(vae_memory)
     _check_places(source, output, size, num_frames)
     found = find_pipeline(model, text_encoder)
     stages = Stages() if stages is None else stages
@@ -242,6 +262,8 @@ def edit_file(
         class_name="LTXEditPipeline",
         text_encoder=text_encoder,
         version=version,
+        vae_memory=budget,
+        prompt_cache=prompt_cache,
         quiet=not verbose,
     )
     seed = secrets.randbelow(2**32) if seed is None else seed

@@ -199,6 +199,10 @@ def command(
         str | None,
         _option("What encoding and decoding may take, like 6GB. \\[default: no limit]", metavar="SIZE"),
     ] = None,
+    prompt_cache: Annotated[
+        Path | None,
+        _option("Keep what the text encoder makes of prompts here, for the next time.", metavar="DIR"),
+    ] = None,
     from_json: Annotated[
         Path | None,
         _option("Make a video again from its JSON or from the video; other options override it."),
@@ -217,7 +221,7 @@ def command(
 
     stored = read_settings(from_json) if from_json is not None else {}
     given = option_values(options)
-    maker = Maker(device, verbose=is_verbose(context), vae_memory=vae_memory)
+    maker = Maker(device, verbose=is_verbose(context), vae_memory=vae_memory, prompt_cache=prompt_cache)
     if prompts_file is not None:
         if prompt is not None:
             raise InputError("--prompts-file has the prompts", got=repr(prompt), fix="give one of them")
@@ -236,6 +240,7 @@ _NOT_SETTINGS = (
     "format",
     "device",
     "vae_memory",
+    "prompt_cache",
     "from_json",
     "prompts_file",
 )

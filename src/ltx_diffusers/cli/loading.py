@@ -196,9 +196,11 @@ def load_pipeline(
     class_name: str = "LTXPipeline",
     text_encoder: str | None = None,
     version: str | None = None,
+    vae_memory: int | None = None,
+    prompt_cache: Path | None = None,
     quiet: bool = True,
 ) -> Any:
-    """A pipeline of a model, on its device.
+    """A pipeline of a model, on its device; its text encoder is loaded when needed and freed if memory is short.
 
     Args:
         source: What `find_pipeline` found.
@@ -207,6 +209,8 @@ def load_pipeline(
         class_name: Of the pipeline, a key of `_PIPELINES`.
         text_encoder: For a checkpoint file: a folder or repository with a text encoder and its tokenizer.
         version: For a checkpoint file: its release, where it can't tell.
+        vae_memory: Bytes that the VAE may take to encode and decode; None sets no limit.
+        prompt_cache: Folder where features of prompts are kept; None keeps none.
         quiet: Whether the libraries below are silent.
 
     Raises:
@@ -228,10 +232,14 @@ def load_pipeline(
                 source, version=version, text_encoder=text_encoder, dtype=dtype
             )
         else:
-            pipeline = pipeline_class.from_pretrained(source, dtype=dtype)
+            pipeline = pipeline_class.from_pretrained(source, dtype=dtype, keep_text_encoder="auto")
         pipeline.to(device)
+        if prompt_cache is not None:
+            pipeline.enable_prompt_cache(prompt_cache)
     except Exception as error:
         raise _unloadable(source, error) from error
+    if vae_memory is not None:
+        pipeline.vae.enable_memory_budget(vae_memory)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -118,6 +118,18 @@ def command(
     speed: Annotated[
         str | None, typer.Option(help="exact, or fast or fastest; see generate. \\[default: exact]")
     ] = None,
+    vae_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="What encoding and decoding may take, like 6GB. \\[default: no limit]"
+        ),
+    ] = None,
+    prompt_cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Keep what the text encoder makes of prompts here, for the next time."
+        ),
+    ] = None,
     anew: Annotated[
         bool, typer.Option("--anew", help="Throw away what an interrupted run has left.")
     ] = False,
@@ -187,6 +199,8 @@ def command(
                 output,
                 format=format,
                 device=device,
+                vae_memory=vae_memory,
+                prompt_cache=prompt_cache,
                 anew=anew,
                 stages=stages,
                 verbose=is_verbose(context),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..functional.memory_size import parse_memory
 from ..geometry import LTX_RATIOS, VideoSize, nearest_valid_frames
 from .given_media import DEFAULT_DENOISE_STRENGTH, Media, build_arguments, follow, read_media
 from .making import speed_notes
@@ -129,6 +130,8 @@ def make_long(
     *,
     format: str | None = None,
     device: str = "auto",
+    vae_memory: str | None = None,
+    prompt_cache: Path | None = None,
     anew: bool = False,
     stages: Stages | None = None,
     verbose: bool = False,
@@ -140,6 +143,8 @@ def make_long(
         output: The file, or the folder of frames.
         format: As `data.video.write_video` takes it.
         device: "auto", or the name of a device.
+        vae_memory: What the VAE may take to encode and decode, such as "6GB"; None sets no limit.
+        prompt_cache: Folder where features of prompts are kept; None keeps none.
         anew: Whether windows that an interrupted run has left are thrown away.
         stages: Gets the times; a new one if None.
         verbose: Whether the warnings of the libraries below are shown.
@@ -153,6 +158,7 @@ def make_long(
     from .loading import check_device_name, find_pipeline, load_loras, load_pipeline, pick_device, pick_dtype
 
     settings.check()
+    budget = None if vae_memory is None else parse_memory(vae_memory)
     format = check_writable(output, format)
     check_not_given(output, settings.common)
     record_file = record_path(output)
@@ -179,6 +185,8 @@ def make_long(
         dtype=dtype,
         text_encoder=common.text_encoder,
         version=common.version,
+        vae_memory=budget,
+        prompt_cache=prompt_cache,
         quiet=not verbose,
     )
     load_loras(pipeline, common.loras)

@@ -71,13 +71,22 @@ class Maker:
         device: "auto", or the name of a device.
         verbose: Whether the warnings of the libraries below are shown, and tracebacks of errors.
         vae_memory: What the VAE may take to encode and decode, such as "6GB"; None sets no limit.
+        prompt_cache: Folder where features of prompts are kept; None keeps none.
 
     Raises:
         InputError: If that is no size.
     """
 
-    def __init__(self, device: str = "auto", *, verbose: bool = False, vae_memory: str | None = None) -> None:
+    def __init__(
+        self,
+        device: str = "auto",
+        *,
+        verbose: bool = False,
+        vae_memory: str | None = None,
+        prompt_cache: Path | None = None,
+    ) -> None:
         self._device = device
+        self._prompt_cache = prompt_cache
         self._vae_memory = None if vae_memory is None else parse_memory(vae_memory)
         self.verbose = verbose
         self._loaded: tuple[tuple, Any] | None = None
@@ -191,11 +200,11 @@ class Maker:
                 dtype=dtype,
                 text_encoder=settings.text_encoder,
                 version=settings.version,
+                vae_memory=self._vae_memory,
+                prompt_cache=self._prompt_cache,
                 quiet=not self.verbose,
             )
             load_loras(pipeline, settings.loras)
-            if self._vae_memory is not None:
-                pipeline.vae.enable_memory_budget(self._vae_memory)
             self._loaded = (key, pipeline)
         return self._loaded[1]
 

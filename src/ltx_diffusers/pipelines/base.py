@@ -50,14 +50,17 @@ from .release import check_layout, is_causal, own_classes, state_settings
 from .request import STREAM, Request, check_embeds, check_request, no_text_encoder, per_video, with_defaults
 from .schedule import set_schedule, skip_steps
 from .speed import ChoosesSpeed, call_back
-from .text import encode_texts, repeat_features
+from .text import repeat_features
+from .text_keeping import KeepsTextEncoder, check_keeping, released_afterwards, set_aside
 
 # Here, so that a pipeline imported by its full path is saved under the same names as one from the package's front.
 register()
 register_pipelines()
 
 
-class LTXPipelineBase(PublishesToHub, DiffusersAttributes, ChoosesSpeed, DiffusionPipeline, LTXLoraMixin):
+class LTXPipelineBase(
+    PublishesToHub, DiffusersAttributes, ChoosesSpeed, KeepsTextEncoder, DiffusionPipeline, LTXLoraMixin
+):
     """Components and steps of all LTX-Video pipelines.
 
     Args:
@@ -104,6 +107,7 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, ChoosesSpeed, Diffusi
         *,
         causal_temporal_positioning: bool | None = None,
         schedule: str | None = None,
+        keep_text_encoder: str = "always",
         **kwargs: Any,
     ) -> LTXPipelineBase:
         """Load a pipeline, ours or one in Diffusers' LTX layout, with our classes for its parts.
@@ -114,6 +118,8 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, ChoosesSpeed, Diffusi
                 transformer's config states, or else as follows from the kind of VAE, with a warning.
             schedule: Name of the sampling schedule. None: as the scheduler's config states; where it is one of
                 Diffusers' that states none, as follows from the kind of VAE, with a warning.
+            keep_text_encoder: "never" or "auto" load it when a text needs it, and free it as the method of this
+                name says.
             **kwargs: As `DiffusionPipeline.from_pretrained` takes them: `dtype`, `variant`, `revision`,
                 `token`, `cache_dir`, `local_files_only`, `quantization_config`, `device_map`, components.
 
@@ -123,12 +129,15 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, ChoosesSpeed, Diffusi
         """
         if schedule is not None:
             schedules.get(schedule)  # an unknown name is refused before anything is loaded
+        check_keeping(keep_text_encoder)
         source = str(pretrained_model_name_or_path)
         folder = Path(source) if Path(source).is_dir() else Path(cls.download(source, **kwargs))
         passed = [name for name in kwargs if name in cls.__init__.__annotations__]
         check_layout(folder, passed, source)
-        pipeline = super().from_pretrained(str(folder), **kwargs)
+        texts, aside = set_aside(folder, kwargs, keep_text_encoder)
+        pipeline = super().from_pretrained(str(folder), **kwargs, **aside)
         pipeline.register_to_config(_name_or_path=source)
+        pipeline._know_text_source(texts, keep_text_encoder)
         state_settings(pipeline, folder, passed, causal_temporal_positioning, schedule)
         return pipeline
 
@@ -188,16 +197,13 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, ChoosesSpeed, Diffusi
         return CompressionRatios(self.vae.temporal_compression_ratio, side, side)
 
     @property
-    def _encodes_text(self) -> bool:
-        return self.text_encoder is not None and self.tokenizer is not None
-
-    @property
     def do_classifier_free_guidance(self) -> bool:
         """Whether the current call runs a negative pass, at some of its steps at least."""
         if self._given_guidance is not None:
             return any(run.text == "negative" for run in self._given_guidance.all_passes())
         return self._guidance_scale > 1
 
+    @released_afterwards
     def encode_prompt(
         self,
         prompt: str | list[str] | None,
@@ -251,14 +257,8 @@ class LTXPipelineBase(PublishesToHub, DiffusersAttributes, ChoosesSpeed, Diffusi
             elif not self._encodes_text:
                 raise no_text_encoder()
             else:
-                encoded = encode_texts(
-                    self.tokenizer,
-                    self.text_encoder,
-                    [text] * count if isinstance(text, str) else text,
-                    max_length=length,
-                    device=device,
-                    dtype=dtype,
-                )
+                texts = [text] * count if isinstance(text, str) else text
+                encoded = self._encoded(texts, length, device, dtype)
             return repeat_features(encoded, num_videos_per_prompt)
 
         positive = features("prompt", prompt, prompt_embeds, prompt_attention_mask, 1)

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..denoising.velocity import TextFeatures
 
@@ -30,6 +31,15 @@ def encode_texts(
     Returns:
         Features (B, max_length, D) and mask (B, max_length), bool.
     """
+    ids, mask = tokenized(tokenizer, texts, max_length, warn_of_cuts)
+    embeds = features_of(text_encoder, ids, mask, device)
+    return TextFeatures(embeds.to(device=device, dtype=dtype), mask.to(device).bool())
+
+
+def tokenized(
+    tokenizer: Any, texts: list[str], max_length: int, warn_of_cuts: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Tokens and mask (B, max_length) of texts, on the CPU; see `encode_texts`."""
     tokens = tokenizer(
         texts,
         padding="max_length",
@@ -40,9 +50,14 @@ def encode_texts(
     )
     if warn_of_cuts:
         _warn_of_cuts(tokenizer, texts, max_length)
-    mask = tokens.attention_mask.to(device)
-    embeds = text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
-    return TextFeatures(embeds.to(device=device, dtype=dtype), mask.bool())
+    return tokens.input_ids, tokens.attention_mask
+
+
+def features_of(
+    text_encoder: torch.nn.Module, ids: Tensor, mask: Tensor, device: torch.device | str
+) -> Tensor:
+    """Features (B, T, D) of tokens (B, T), in the encoder's dtype."""
+    return text_encoder(ids.to(device), attention_mask=mask.to(device))[0]
 
 
 def repeat_features(text: TextFeatures, times: int) -> TextFeatures:
