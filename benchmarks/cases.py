@@ -89,11 +89,16 @@ SIZES: dict[str, Size] = {
 
 
 class Models:
-    """The models of all targets with the same random weights, made when first asked for."""
+    """The models of all targets with the same random weights, made when first asked for.
+
+    Attributes:
+        kept: What else cases make once and share.
+    """
 
     def __init__(self, size: Size, dtype: torch.dtype, device: torch.device) -> None:
         self.size, self.dtype, self.device = size, dtype, device
         self._made: dict[str, Any] = {}
+        self.kept: dict[str, Any] = {}
 
     def get(self, part: str, target: str) -> Any:
         """A transformer or VAE of a target."""
@@ -161,11 +166,15 @@ class Case:
         make: (models, target) -> a function that does it once.
         targets: Who can do it.
         flops: Floating-point operations that it takes at least; None if they aren't counted.
+        read: What came of it as a tensor, for the comparison; None if it is one.
+        facts: (models, what came of it) -> further figures of the row; None if there are none.
     """
 
-    make: Callable[[Models, str], Callable[[], torch.Tensor]]
+    make: Callable[[Models, str], Callable[[], Any]]
     targets: tuple[str, ...]
     flops: Callable[[Size], float] | None = None
+    read: Callable[[Any], torch.Tensor] | None = None
+    facts: Callable[[Models, Any], dict[str, Any]] | None = None
 
 
 def transformer_flops(size: Size, texts: int) -> float:

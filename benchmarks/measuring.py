@@ -1,7 +1,7 @@
 """Times, peaks of memory and limits of a machine, for `benchmarks.run`.
 
-On a CPU a time is the processor time (user and system) of this process: with one thread it doesn't count what others do
-on the machine. On a GPU it is wall time between two synchronisations.
+On a CPU a time is the processor time (user and system) of this process and of those that it has waited for: with one
+thread it doesn't count what others do on the machine. On a GPU it is wall time between two synchronisations.
 """
 
 from __future__ import annotations
@@ -29,10 +29,15 @@ def seconds_of(work: Work, device: torch.device) -> float:
         work()
         torch.cuda.synchronize()
         return time.perf_counter() - start
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before = _processor_seconds()
     work()
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return _processor_seconds() - before
+
+
+def _processor_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
 def interleaved_seconds(works: dict[str, Work], rounds: int, device: torch.device) -> dict[str, list[float]]:

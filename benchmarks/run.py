@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 
-from .cases import CASES, SIZES, Models
+from .cases import CASES as MODEL_CASES
+from .cases import SIZES, Models
 from .measuring import (
     bandwidth,
     hardware,
@@ -34,7 +35,9 @@ from .measuring import (
     relative_error,
     summary,
 )
+from .user_cases import CASES as USER_CASES
 
+CASES = MODEL_CASES | USER_CASES
 TARGETS = ("ours", "diffusers", "official")
 
 
@@ -50,6 +53,10 @@ def measured(
         for target in works
     }
     times = interleaved_seconds(works, rounds, device)
+    for target, work in works.items():
+        peaks[target] = getattr(work, "peak_bytes", peaks[target])  # of a process of its own
+    read = case.read or (lambda result: result)
+    tensors = {target: read(result) for target, result in results.items()}
     first = next(iter(works))
     rows: dict[str, dict[str, Any]] = {}
     for target in works:
@@ -57,11 +64,13 @@ def measured(
         ratios = sorted(theirs / ours for theirs, ours in zip(times[target], times[first], strict=True))
         row[f"times_slower_than_{first}"] = round(ratios[len(ratios) // 2], 3)
         row["peak_mb"] = None if peaks[target] is None else round(peaks[target] / 1e6)
-        row[f"relative_error_to_{first}"] = float(f"{relative_error(results[target], results[first]):.2e}")
+        row[f"relative_error_to_{first}"] = float(f"{relative_error(tensors[target], tensors[first]):.2e}")
         if case.flops is not None:
             flops = case.flops(models.size)
             row["floor_seconds"] = round(flops / peak, 5)
             row["share_of_peak"] = round(flops / peak / row["median_seconds"], 3)
+        if case.facts is not None:
+            row |= case.facts(models, results[target])
         rows[target] = row
     return rows
 
