@@ -95,6 +95,21 @@ def test_the_record_holds_everything_and_lies_in_the_video_too(model: str) -> No
     assert sorted(path.name for path in Path().iterdir()) == ["clip.json", "clip.mp4"]
 
 
+def test_a_speed_is_said_recorded_and_made_again(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With steps enough for some to be foretold, so that the videos differ."""
+    options = ["--model", model, "--seed", 5, "--steps", 24, "--format", "frames"]
+    for speed in ("exact", "fastest"):
+        assert run(PROMPT, *options, "-o", speed, "--speed", speed) == 0
+        said = capsys.readouterr().out
+        assert f"speed {speed}: " in said
+        assert ("steps were)" in said) == (speed == "fastest")
+        assert json.loads(Path(f"{speed}.json").read_text())["speed"] == speed
+    exact, fastest = read_video("exact")[0], read_video("fastest")[0]
+    assert 0 < np.abs(exact.astype(float) - fastest).mean() < 10
+    assert run("--from-json", "fastest.json", "-o", "again", "--format", "frames") == 0
+    assert np.array_equal(read_video("again")[0], fastest)
+
+
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.webm", "clip.gif", "clip"])
 def test_formats_by_the_ending(model: str, name: str) -> None:
     extra = ["--format", "frames"] if name == "clip" else []
@@ -247,6 +262,7 @@ BAD = {
     "prompts and a prompt": (["--prompts-file", "none.txt"], "'a red circle'"),
     "device": (["--device", "gpu"], "'gpu'", "cuda"),
     "dtype": (["--dtype", "int8"], "int8", "bfloat16"),
+    "speed": (["--speed", "quick"], "'quick'", "exact, fast, fastest"),
     "option": (["--nonsense"], "--nonsense"),
     "record missing": (["--from-json", "none.json"], "none.json"),
     "record empty": (["--from-json", "empty.json"], "no settings"),

@@ -200,5 +200,24 @@ def test_products_of_8_bits_are_for_good(in_8_bits, lora):
     assert 0 < relative_error(video(rounded), plain) < 0.1
     assert 0 < relative_error(video(pipeline), plain) < 0.2
     assert pipeline.set_speed("fastest")[1] == "products of 8 bits, as before"
-    with pytest.raises(InputError, match="load the model again"):
-        pipeline.set_speed("exact")
+    sharing = LTXPipeline.from_pipe(pipeline)
+    for made in (pipeline, sharing):
+        with pytest.raises(InputError, match="load the model again"):
+            made.set_speed("exact")
+
+
+def test_on_a_gpu_blocks_are_compiled_and_what_the_caller_compiled_stays(monkeypatch):
+    """The device is only said to be one."""
+    pipeline = a_pipeline()
+    monkeypatch.setattr(type(pipeline), "_execution_device", torch.device("cuda"))
+    monkeypatch.setattr(speeds, "product_config", lambda device, dtype: None)
+    blocks = pipeline.transformer.transformer_blocks
+    assert pipeline.set_speed("fast")[1] == "blocks are compiled in the first step"
+    assert all(block._compiled_call_impl is not None for block in blocks)
+    pipeline.set_speed("exact")
+    assert all(block._compiled_call_impl is None for block in blocks)
+    speeds.compile_blocks(pipeline.transformer, backend="eager")
+    own = blocks[0]._compiled_call_impl
+    pipeline.set_speed("fastest")
+    pipeline.set_speed("exact")
+    assert blocks[0]._compiled_call_impl is own

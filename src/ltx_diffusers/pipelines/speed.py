@@ -27,6 +27,9 @@ _FLOAT8_SINCE = (8, 9)
 _INT8_SINCE = (8, 0)
 """Compute capabilities of NVIDIA GPUs whose products of matrices know these types."""
 
+_COMPILED, _IN_8_BITS = "_compiled_for_speed", "_in_8_bits_for_speed"
+"""Attributes of a transformer that note what was done to it: pipelines may share it."""
+
 
 def check_speed(speed: str) -> None:
     """Check the name of a speed.
@@ -43,8 +46,6 @@ class ChoosesSpeed:
 
     _speed = EXACT
     _foretells = True
-    _weights_in_8_bits = False
-    _compiled_blocks = False
     _forecast: Forecast | None = None
 
     @property
@@ -75,7 +76,8 @@ class ChoosesSpeed:
             InputError: If the weights were brought to 8 bits before, or torchao is needed and missing.
         """
         check_speed(speed)
-        if self._weights_in_8_bits and speed != "fastest":
+        transformer = self.transformer
+        if getattr(transformer, _IN_8_BITS, False) and speed != "fastest":
             raise InputError(
                 "the weights were brought to 8 bits for the speed 'fastest'",
                 got=repr(speed),
@@ -86,12 +88,13 @@ class ChoosesSpeed:
         on_gpu = device.type == "cuda"
         if speed == "fastest":
             notes.append(self._quantize(device))
-        if on_gpu and speed != EXACT and not self._compiled_blocks:
-            compile_blocks(self.transformer)
-            self._compiled_blocks = True
-        elif speed == EXACT and self._compiled_blocks:
-            leave_uncompiled(self.transformer)
-            self._compiled_blocks = False
+        compiled = any(block._compiled_call_impl is not None for block in transformer.transformer_blocks)
+        if on_gpu and speed != EXACT and not compiled:
+            compile_blocks(transformer)
+            setattr(transformer, _COMPILED, True)
+        elif speed == EXACT and getattr(transformer, _COMPILED, False):  # and not by the caller
+            leave_uncompiled(transformer)
+            setattr(transformer, _COMPILED, False)
         if speed != EXACT:
             notes.append(
                 "blocks are compiled in the first step" if on_gpu else f"nothing is compiled on {device.type}"
@@ -109,7 +112,7 @@ class ChoosesSpeed:
 
     def _quantize(self, device: torch.device) -> str:
         """Bring the blocks' products to 8 bits, once, where that pays."""
-        if self._weights_in_8_bits:
+        if getattr(self.transformer, _IN_8_BITS, False):
             return "products of 8 bits, as before"
         if any(_is_special(layer) for layer in block_layers(self.transformer).values()):
             return "weights stay as they were quantized"
@@ -117,7 +120,7 @@ class ChoosesSpeed:
         if config is None:
             return f"weights stay as they are: products of 8 bits don't pay on {device.type}"
         quantize_blocks(self.transformer, config)
-        self._weights_in_8_bits = True
+        setattr(self.transformer, _IN_8_BITS, True)
         return f"products by {type(config).__name__}"
 
     def _guided_velocity(
