@@ -81,6 +81,7 @@ def _narrow_vae(divisor: int) -> dict[str, Any]:
 
 SIZES: dict[str, Size] = {
     "tiny": Size(_narrow_transformer(128, 64, 2, 64), _narrow_vae(16), (9, 64, 96), 2),
+    "small": Size(_narrow_transformer(512, 64, 8, 1024), _narrow_vae(4), (17, 192, 256)),
     "reduced": Size(_narrow_transformer(512, 64, 8, 1024), _narrow_vae(4), (41, 384, 512)),
     "2b": Size(dict(RELEASED["2b"]), dict(RELEASED_VAES["0.9.5"]), (121, 512, 768), 20),
     "13b": Size(dict(RELEASED["13b"]), dict(RELEASED_VAES["0.9.5"]), (121, 512, 768), 20),
