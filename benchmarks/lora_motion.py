@@ -33,7 +33,7 @@ from ltx_diffusers.hub.layouts import save_for_diffusers
 
 CONFIG = "configs/lora/diagonal.yaml"
 PROMPTS = {"diagonal": NEW_MOTIONS, "the usual motions": MOTIONS}
-IN_SHEET = 4
+IN_SHEET = 2
 IN_DIFFUSERS = 10
 STEPS = 30
 
