@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers.video_processor import VideoProcessor
 
+from ltx_diffusers.pipelines import frames
 from ltx_diffusers.pipelines.frames import to_bytes, to_output
 
 SHAPE = (2, 3, 5, 6, 7)
@@ -45,6 +46,16 @@ def test_bytes_are_the_nearest_levels(dtype, order):
     assert np.array_equal(next(to_output(video, "stream")), pixels)
     clips = to_output(video, "pil")
     assert np.array_equal(np.stack([np.stack(clip) for clip in clips]), pixels)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bytes_made_on_another_device_are_the_same(dtype, monkeypatch):
+    """The same functions on the CPU."""
+    monkeypatch.setattr(frames, "_ON_DEVICE", 2 * 3 * 6 * 7)  # two frames at once, of five
+    video = made(dtype)
+    target = torch.empty(5, 6, 7, 3, dtype=torch.uint8)
+    frames._bytes_from_device(video[0], target)
+    assert np.array_equal(target.numpy(), to_bytes(video)[0])
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

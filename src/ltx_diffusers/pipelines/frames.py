@@ -47,6 +47,9 @@ def to_bytes(video: Tensor) -> np.ndarray:
     batch, _, frames, height, width = video.shape
     pixels = np.empty((batch, frames, height, width, 3), np.uint8)
     for clip, target in zip(video, torch.from_numpy(pixels), strict=True):
+        if clip.device.type != "cpu":
+            _bytes_from_device(clip, target)
+            continue
         for planes, place in zip(_frames_of_bytes(clip), target, strict=True):
             place.copy_(planes.permute(1, 2, 0))
     return pixels
@@ -54,16 +57,33 @@ def to_bytes(video: Tensor) -> np.ndarray:
 
 def _frames_of_bytes(clip: Tensor) -> Iterator[Tensor]:
     """The frames of a clip (3, F, H, W), as uint8 (3, H, W) on the CPU; each is gone when the next is asked for."""
-    frames = clip.transpose(0, 1)
     if clip.device.type != "cpu":
-        at_once = max(1, _ON_DEVICE // max(1, clip[:, 0].numel()))
-        for piece in frames.split(at_once):
-            yield from _levels(piece, torch.empty(piece.shape, device=clip.device)).to(torch.uint8).cpu()
+        for piece in _pieces(clip):
+            yield from _bytes_on_device(piece).cpu()
         return
     space = torch.empty(clip[:, 0].shape)
     planes = torch.empty(clip[:, 0].shape, dtype=torch.uint8)
-    for frame in frames:
+    for frame in clip.unbind(1):
         yield planes.copy_(_levels(frame, space))
+
+
+def _bytes_from_device(clip: Tensor, target: Tensor) -> None:
+    """A clip (3, F, H, W) as uint8 (F, H, W, 3), written to `target` on the CPU; nothing is left to do there."""
+    begin = 0
+    for piece in _pieces(clip):
+        end = begin + piece.shape[0]
+        target[begin:end].copy_(_bytes_on_device(piece).permute(0, 2, 3, 1).contiguous())
+        begin = end
+
+
+def _pieces(clip: Tensor) -> tuple[Tensor, ...]:
+    """A clip (3, F, H, W) in pieces (f, 3, H, W) of which a copy in single precision isn't too large."""
+    return clip.transpose(0, 1).split(max(1, _ON_DEVICE // max(1, clip[:, 0].numel())))
+
+
+def _bytes_on_device(frames: Tensor) -> Tensor:
+    """Frames (f, 3, H, W) as uint8, where they are."""
+    return _levels(frames, torch.empty(frames.shape, device=frames.device)).to(torch.uint8)
 
 
 def _levels(values: Tensor, space: Tensor) -> Tensor:
