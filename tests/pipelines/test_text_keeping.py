@@ -11,7 +11,7 @@ from tiny import tiny_components
 from transformers import T5EncoderModel
 
 from ltx_diffusers import LTXImageToVideoPipeline, LTXPipeline
-from ltx_diffusers.errors import InputError
+from ltx_diffusers.errors import InputError, LTXError
 from ltx_diffusers.pipelines import text_keeping
 from ltx_diffusers.pipelines.prompt_cache import Fingerprint, PromptCache
 
@@ -201,6 +201,15 @@ def test_changed_files_are_noticed(folder, tmp_path, loads):
     got = encoded(same)
     assert len(loads) == 2
     assert equal(got, encoded(load(copy))) and not equal(got, expected)
+
+
+def test_files_that_change_while_they_are_read_are_refused(folder, tmp_path, monkeypatch):
+    known = load(folder, "never")
+    known.enable_prompt_cache(tmp_path)
+    encoded(known, "a red circle")
+    monkeypatch.setattr(text_keeping.TextSource, "load", lambda self: tiny_components(seed=5)["text_encoder"])
+    with pytest.raises(LTXError, match="were changed"):
+        encoded(known, "a blue circle")
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])

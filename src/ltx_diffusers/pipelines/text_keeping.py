@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..denoising.passes import free_memory
 from ..denoising.velocity import TextFeatures
-from ..errors import InputError
+from ..errors import InputError, LTXError
 from .prompt_cache import Fingerprint, PromptCache, identity
 from .release import INDEX, read_config, warn_once
 from .request import no_text_encoder
@@ -196,7 +196,10 @@ class KeepsTextEncoder:
         encoder = None if self._prompt_cache is None else self._fingerprint()
 
         def encode(ids: Tensor, mask: Tensor) -> Tensor:
-            return features_of(self._text_encoder(), ids, mask, device)
+            model = self._text_encoder()
+            if encoder is not None and self._text_fingerprint.of(model) != encoder:
+                raise LTXError("the text encoder's files were changed while it was loaded", fix="try again")
+            return features_of(model, ids, mask, device)
 
         if encoder is None:
             embeds = encode(ids, mask)
@@ -209,11 +212,12 @@ class KeepsTextEncoder:
         if self.text_encoder is None:
             if self._text_source is None:
                 raise no_text_encoder()
+            files = (
+                self._text_source.identity()
+            )  # before they are read: if they change meanwhile, it is never found
             loaded = self._text_source.load()
             if self._prompt_cache is not None:
-                self._prompt_cache.remember_files(
-                    self._text_source.identity(), self._text_fingerprint.of(loaded)
-                )
+                self._prompt_cache.remember_files(files, self._text_fingerprint.of(loaded))
             self.register_modules(text_encoder=loaded.to(self._execution_device))
             self._own_encoder = weakref.ref(loaded)
         return self.text_encoder
