@@ -11,7 +11,12 @@ from PIL import Image
 from tiny import tiny_components
 from torch.distributed.device_mesh import init_device_mesh
 
-from ltx_diffusers import LTXConditionPipeline, LTXImageToVideoPipeline, LTXPipeline
+from ltx_diffusers import (
+    LTXConditionPipeline,
+    LTXImageToVideoPipeline,
+    LTXLongVideoPipeline,
+    LTXPipeline,
+)
 from ltx_diffusers.denoising.guidance import SpatioTemporalGuidance
 from ltx_diffusers.errors import InputError
 
@@ -36,6 +41,9 @@ COMMON = {
 }
 
 
+LONG = {"prompt": "a red circle", "num_frames": 25, "window_frames": 17, "overlap_frames": 9}
+
+
 def picture(width: int, height: int) -> Image.Image:
     pixels = torch.linspace(0, 255, height * width * 3).reshape(height, width, 3)
     return Image.fromarray(pixels.to(torch.uint8).numpy())
@@ -55,6 +63,7 @@ def calls() -> dict[str, tuple]:
             LTXConditionPipeline,
             EVEN | {"prompt": "a square", "image": picture(96, 64), "strength": 0.6, "guidance": guidance},
         ),
+        "long": (LTXLongVideoPipeline, ODD | LONG),
     }
 
 
@@ -91,6 +100,10 @@ def share(rank: int) -> dict:
         with pytest.raises(InputError) as caught:
             latents(LTXPipeline, calls()[name][1] | changes, WAYS["cfg"], seed)
         messages.append(str(caught.value))
+    long = LTXLongVideoPipeline(**tiny_components(causal=True))
+    long.vae.enable_parallel_decoding()
+    with pytest.raises(InputError, match="resume_folder"):
+        long.stream(**COMMON | ODD | LONG, resume_folder="not made")
     return found | {"messages": messages}
 
 

@@ -84,7 +84,8 @@ def fit_in_one_batch(transformer: nn.Module, rows: int, tokens: Tensor) -> bool:
     """
     config = transformer.config
     width = config.num_attention_heads * config.attention_head_dim
-    needed = rows * tokens.shape[1] * width * _COPIES_OF_TOKENS * transformer.dtype.itemsize
+    length = tokens.shape[1] // getattr(transformer, "token_shares", 1)
+    needed = rows * length * width * _COPIES_OF_TOKENS * transformer.dtype.itemsize
     return needed < free_memory(tokens.device)
 
 

@@ -17,6 +17,11 @@ from .request import Request
 _PLAIN = (str, int, float, bool, type(None))
 
 
+def shared_groups(components: Sequence[Any]) -> list[dist.ProcessGroup]:
+    """The groups of processes that this one shares its components' work with; empty if it is alone."""
+    return [group for part in components for group in getattr(part, "parallel_groups", ())]
+
+
 def agreed(request: Request, components: Sequence[Any], device: torch.device) -> Request:
     """A checked call, the same on all processes that share its work.
 
@@ -31,9 +36,8 @@ def agreed(request: Request, components: Sequence[Any], device: torch.device) ->
     Raises:
         InputError: If another process makes another call, or has other generators; on every process.
     """
-    groups = [group for part in components for group in getattr(part, "parallel_groups", ())]
     may_choose = request.generator is None
-    for group in groups:
+    for group in shared_groups(components):
         mine = _told(request, device)
         everyones: list[Any] = [None] * dist.get_world_size(group)
         dist.all_gather_object(everyones, mine, group)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..denoising.conditions import Condition
 from ..errors import InputError, LTXError
 from ..geometry import VideoSize
+from .agreement import shared_groups
 from .frames import to_output
 from .long_video import Continuity, LongVideo, WindowCall
 from .pipeline_ltx_condition import LTXConditionPipeline, listed_conditions
@@ -179,6 +180,12 @@ class LTXLongVideoPipeline(LTXConditionPipeline):
         requests = [self._prepared_call(entry.arguments) for entry in calls]
         files = None
         if resume_folder is not None:
+            if shared_groups((self.transformer, self.vae)):
+                raise InputError(
+                    "processes that share the work of a video can't keep its windows in a folder: each would find "
+                    "the others'",
+                    fix="leave out resume_folder",
+                )
             files = WindowFiles(resume_folder, self._plan_record(calls, continuity))
         tile = (decode_frames - 1) // ratio, decode_overlap_frames // ratio
         return LongVideo(self, calls, requests[0], continuity, files, decode_seed, tile)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
-from diffusers import ContextParallelConfig, FirstBlockCacheConfig
+from diffusers import ContextParallelConfig, FirstBlockCacheConfig, TensorParallelConfig
 from helpers.processes import run_on
 from helpers.transformers import MASK, TINY, relative_error
 
@@ -117,11 +117,13 @@ def refused() -> list[str]:
     few["video_coords"] = tokens["video_coords"][..., :1]
     for attempt in (
         lambda: model().enable_parallelism(),
+        lambda: model().enable_parallelism(config=TensorParallelConfig(tp_degree=2)),
         lambda: model(1).enable_parallelism(config=ContextParallelConfig(**ULYSSES)),
         lambda: model().enable_parallelism(config=ContextParallelConfig(ring_degree=3)),
         lambda: model().enable_parallelism(config=ContextParallelConfig(**RING), cfg_degree=2),
         lambda: model().enable_parallelism(cfg_degree=3),
         lambda: cached.enable_parallelism(config=ContextParallelConfig(**RING)),
+        lambda: trained.enable_cache(FirstBlockCacheConfig()),
         lambda: trained(**tokens),
         lambda: trained(**tokens | few),
     ):
@@ -149,10 +151,12 @@ def test_two_processes_give_what_one_gives() -> None:
     check(found, configs, CASES, 2)
     words = (
         "nothing to share out",
+        "only context parallelism",
         "heads",
         "multiply to the number",
         "multiply to the number",
         "cfg_degree must be",
+        "FirstBlockCache",
         "FirstBlockCache",
         "with gradients",
         "fewer tokens than processes",

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from diffusers import ContextParallelConfig, FirstBlockCacheConfig
-from diffusers.models._modeling_parallel import ParallelConfig
+from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from ...errors import InputError
@@ -35,7 +34,7 @@ class RunsOnManyProcesses:
 
         Args:
             config: Context parallelism, as in Diffusers: each process has a share of the tokens. Any number of tokens
-                goes, even numbers of tokens for each process are a little faster.
+                goes; one that divides evenly costs a little less.
             cp_plan: Another plan than the model's own, as in Diffusers.
             cfg_degree: How many groups of processes share the passes of guidance: 2 runs the prompt and the negative
                 prompt at the same time. Together with `config`, tokens are shared within each group.
@@ -44,6 +43,12 @@ class RunsOnManyProcesses:
             InputError: If the processes aren't connected, or their number or the heads don't fit the degrees.
         """
         shared = getattr(config, "context_parallel_config", config)
+        if config is not None and not isinstance(shared, ContextParallelConfig):
+            raise InputError(
+                "only context parallelism and cfg_degree share out this model",
+                got=type(config).__name__,
+                expected="a ContextParallelConfig",
+            )
         if config is None and cfg_degree == 1:
             raise InputError(
                 "nothing to share out",
@@ -51,7 +56,7 @@ class RunsOnManyProcesses:
                 fix="pass config=ContextParallelConfig(ulysses_degree=2), or cfg_degree=2",
             )
         _check_connected()
-        if isinstance(shared, ContextParallelConfig):
+        if shared is not None:
             self._check_shares(shared, cfg_degree)
         if cfg_degree > 1:
             mesh = self._cfg_mesh(shared, cfg_degree)
@@ -67,6 +72,25 @@ class RunsOnManyProcesses:
         groups = [] if self.cfg_group is None else [self.cfg_group]
         shared = getattr(self._parallel_config, "context_parallel_config", None)
         return groups if shared is None else [*groups, shared._flattened_mesh.get_group()]
+
+    @property
+    def token_shares(self) -> int:
+        """How many processes share the tokens; 1 without context parallelism."""
+        shared = getattr(self._parallel_config, "context_parallel_config", None)
+        return 1 if shared is None else shared.ring_degree * shared.ulysses_degree
+
+    def enable_cache(self, config: Any) -> None:
+        """As Diffusers' `CacheMixin`.
+
+        Args:
+            config: What to keep from step to step.
+
+        Raises:
+            InputError: If the cache decides by the tokens and processes share them.
+        """
+        if self.token_shares > 1:
+            _check_cache(config)
+        super().enable_cache(config)
 
     def _check_shares(self, shared: ContextParallelConfig, cfg_degree: int) -> None:
         """Whether context parallelism can do with the heads, the processes and the caches; raises InputError."""
@@ -86,12 +110,7 @@ class RunsOnManyProcesses:
                 f"{world} processes",
                 fix="start another number of processes, or give the config a mesh of its own",
             )
-        if isinstance(self._cache_config, FirstBlockCacheConfig):
-            raise InputError(
-                "a FirstBlockCache decides by the tokens that it sees, so that processes with other tokens would "
-                "wait for each other",
-                fix="disable_cache() first; other caches, or cfg_degree, go together with it",
-            )
+        _check_cache(self._cache_config)
 
     def _cfg_mesh(self, shared: ContextParallelConfig | None, cfg_degree: int) -> DeviceMesh:
         """A mesh with the dimension of the passes; the config takes the same one."""
@@ -137,6 +156,17 @@ class RunsOnManyProcesses:
         config.setup(dist.get_rank(), dist.get_world_size(), torch.device("cpu"), mesh=mesh)
         self._parallel_config = config
         return config
+
+
+def _check_cache(config: Any) -> None:
+    from diffusers import FirstBlockCacheConfig
+
+    if isinstance(config, FirstBlockCacheConfig):
+        raise InputError(
+            "a FirstBlockCache decides by the tokens that it sees, so that processes with other tokens would wait "
+            "for each other",
+            fix="use another cache, disable_cache(), or share out the passes only (cfg_degree)",
+        )
 
 
 def _check_connected() -> None:

@@ -137,7 +137,9 @@ def gathered_by_ring(
             [both, both.new_zeros(2, key.shape[0], max(lengths) - both.shape[2], *key.shape[2:])], 2
         )
     if torch.is_grad_enabled():
-        parts = dist.nn.functional.all_gather(both, group)
+        from torch.distributed.nn.functional import all_gather
+
+        parts = all_gather(both, group)
     else:
         gathered = both.new_empty(2 * shared.ring_degree, *both.shape[1:])
         dist.all_gather_into_tensor(gathered, both, group)
