@@ -5,7 +5,7 @@ update) of a released transformer runs on PyTorch's fake tensors, which have sha
 storages alive at a time, so that the peak includes what kernels return for a moment, but neither the workspaces inside
 of kernels, nor what an allocator keeps in reserve, nor the GPU's context (about half a GiB).
 
-Fake tensors are on the CPU. What a GPU does otherwise there is put in its place (`GPURules`): norms of one kernel,
+Fake tensors are on the CPU. What a GPU does otherwise there is put in its place (`GPU_RULES`): norms of one kernel,
 autocast's list of operations in fp32, AdamW's update of all weights at once. Weights in int8 and nf4, and AdamW's
 states in 8 bits, are stood in for by tensors of the same bits, which torchao's and bitsandbytes' steps are done with.
 
@@ -18,11 +18,13 @@ beside the measured growth of the resident set; there int8 is torchao's. Run fro
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +42,6 @@ from counting import (
 )
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from transformers import T5Config, T5EncoderModel
 
 from ltx_diffusers.geometry import CompressionRatios, VideoSize, latent_size
@@ -87,12 +88,15 @@ NARROW = {
     "num_layers": 6,
     "caption_channels": 512,
 }
+CHECK_SIZE = {"num_frames": 25, "height": 352, "width": 512}
+_PLAIN = {"gradient_checkpointing": False}
 CHECK_CASES: list[dict[str, Any]] = [
+    {**_FP32, **_PLAIN, "precision": "fp32"},
     {**_FP32, "precision": "fp32"},
-    {},
-    {"base_storage": "fp8"},
-    {"base_storage": "int8"},
-    {**_FULL, "precision": "fp32"},
+    _PLAIN,
+    {**_PLAIN, "base_storage": "fp8"},
+    {**_PLAIN, "base_storage": "int8"},
+    {**_FULL, **_PLAIN, "precision": "fp32"},
 ]
 
 
@@ -112,22 +116,29 @@ class OneKernelNorm(torch.autograd.Function):
         return torch.empty_like(x), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
 
 
-class GPURules(TorchFunctionMode):
-    """On the CPU's fake tensors, what a GPU does otherwise in the transformer."""
+def _gpu_rms_norm(x: torch.Tensor, shape: Any, weight: Any = None, eps: Any = None) -> torch.Tensor:
+    if torch.is_autocast_enabled("cpu"):
+        x, weight = x.float(), None if weight is None else weight.float()
+    return OneKernelNorm.apply(x, weight)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        autocast = torch.is_autocast_enabled("cpu")
-        if func is F.rms_norm:
-            x, _, weight, *_ = args
-            if autocast:
-                x, weight = x.float(), None if weight is None else weight.float()
-            return OneKernelNorm.apply(x, weight)
-        if func is F.layer_norm and autocast:
-            args = (args[0].float(), *args[1:])
-        if func is torch.addcmul and autocast:
-            widest = torch.float32 if any(x.dtype == torch.float32 for x in args) else args[0].dtype
-            args = tuple(x.to(widest) for x in args)
-        return func(*args, **(kwargs or {}))
+
+def _gpu_layer_norm(x: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
+    return torch.layer_norm(x.float() if torch.is_autocast_enabled("cpu") else x, *others, **options)
+
+
+def _gpu_addcmul(*tensors: torch.Tensor) -> torch.Tensor:
+    if torch.is_autocast_enabled("cpu"):
+        widest = functools.reduce(torch.promote_types, (each.dtype for each in tensors))
+        tensors = tuple(each.to(widest) for each in tensors)
+    return torch.ops.aten.addcmul(*tensors)
+
+
+GPU_RULES = {
+    "torch.nn.functional.rms_norm": _gpu_rms_norm,
+    "torch.nn.functional.layer_norm": _gpu_layer_norm,
+    "torch.addcmul": _gpu_addcmul,
+}
+"""On the CPU's fake tensors, what a GPU does otherwise in the transformer."""
 
 
 class Int8Linear(Linear):
@@ -336,10 +347,9 @@ def settings_of(preset: str, changes: dict[str, Any]) -> TransformerTrainConfig:
 def count(config: TransformerTrainConfig, model: dict[str, Any], *, gpu: bool = True) -> dict[str, Any]:
     """Bytes of a step that is only imagined, when the optimizer has its states."""
     with ExitStack() as modes:
-        modes.enter_context(FakeTensorMode())
-        memory = modes.enter_context(LiveMemory())
-        if gpu:
-            modes.enter_context(GPURules())
+        memory = modes.enter_context(_fakes())
+        for name, rule in GPU_RULES.items() if gpu else ():
+            modes.enter_context(patch(name, new=rule))
         step = Step(config, model, real=False)
         step.warm_up()
         before, kept = memory.now, {}
@@ -356,8 +366,24 @@ def count(config: TransformerTrainConfig, model: dict[str, Any], *, gpu: bool = 
     return found | {"kept_for_backward": kept["backward"], "peak": max(peaks.values()), "peaks": peaks}
 
 
-def count_parts(width: int, height: int, frames: int) -> dict[str, int]:
-    """Bytes in bf16 of what may be on the GPU beside the transformer."""
+@contextmanager
+def _fakes() -> Iterator[LiveMemory]:
+    """Tensors without data, counted. They can't be swapped, and have no values to check."""
+    with (
+        FakeTensorMode(),
+        patch("torch.utils.swap_tensors", new=_take_data),
+        patch("torch.Tensor.__bool__", new=lambda _: True),
+        LiveMemory() as memory,
+    ):
+        yield memory
+
+
+def _take_data(weight: torch.Tensor, converted: torch.Tensor) -> None:
+    weight.data = converted.data
+
+
+def count_parts(size: VideoSize) -> dict[str, int]:
+    """Bytes in bf16 of what may be on the GPU beside the transformer: weights, and a video of a size in the VAE."""
     with torch.device("meta"):
         text = T5Config(
             d_model=4096,
@@ -369,10 +395,17 @@ def count_parts(width: int, height: int, frames: int) -> dict[str, int]:
             feed_forward_proj="gated-gelu",
         )
         encoder = T5EncoderModel(text)
-        vae = AutoencoderKLLTX(**VAES["0.9.5"])
+    with _fakes() as memory, torch.no_grad():
+        vae = AutoencoderKLLTX(**VAES["0.9.5"]).to(torch.bfloat16)
+        vae.use_pieces = False  # as on a GPU
+        latents = torch.zeros(1, 128, *latent_size(size, RATIOS), dtype=torch.bfloat16)
+        memory.start("decode")
+        vae.decode(latents, torch.zeros(1))
+        decoded = memory.peaks["decode"] - memory.now
     return {
         "text_encoder": 2 * sum(parameter.numel() for parameter in encoder.parameters()),
         "vae": 2 * sum(parameter.numel() for parameter in vae.parameters()),
+        "decode": decoded,
     }
 
 
@@ -389,13 +422,11 @@ def measure(config: TransformerTrainConfig) -> int:
 
 def check() -> Iterator[dict[str, Any]]:
     """Counted beside measured bytes of the narrow model."""
-    for number in range(2 * len(CHECK_CASES)):
-        config = check_config(number)
+    for number, changes in enumerate(CHECK_CASES):
         measured = measured_alone(__file__, "--measure", str(number))
-        counted = count(config, NARROW, gpu=False)["peak"]
+        counted = count(check_config(number), NARROW, gpu=False)["peak"]
         yield {
-            **CHECK_CASES[number // 2],
-            "gradient_checkpointing": config.gradient_checkpointing,
+            **changes,
             "counted_gib": round(counted / GIB, 3),
             "measured_gib": round(measured / GIB, 3),
             "measured_by_counted": round(measured / counted, 3),
@@ -403,9 +434,8 @@ def check() -> Iterator[dict[str, Any]]:
 
 
 def check_config(number: int) -> TransformerTrainConfig:
-    """The config of a check: each case without and with checkpointing."""
-    changes = CHECK_CASES[number // 2] | {"gradient_checkpointing": number % 2 == 1}
-    return settings_of(PRESET, changes)
+    """The config of a check."""
+    return settings_of(PRESET, CHECK_CASES[number] | {"data": CHECK_SIZE})
 
 
 def main() -> None:
@@ -422,7 +452,7 @@ def main() -> None:
         return
     report = describe_run("ltx-diffusers", "diffusers", "torch", "peft", "torchao") | {
         "preset": PRESET,
-        "parts_in_bf16": gib(count_parts(768, 512, 49)),
+        "parts_in_bf16": gib(count_parts(VideoSize(49, 512, 768))),
         "rows": [],
         "presets": [],
         "check": [],
@@ -433,6 +463,8 @@ def main() -> None:
         print(json.dumps(row), flush=True)
         write_report(report, options.output)
 
+    for row in check() if options.check else ():
+        add("check", row)
     for name, changes in CASES:
         config = settings_of(PRESET, changes)
         found = {"gradient_checkpointing": config.gradient_checkpointing}
@@ -441,8 +473,6 @@ def main() -> None:
         if preset != "embedded":
             size = preset.partition("-")[0]
             add("presets", {"preset": preset, "gib": gib(count(settings_of(preset, {}), RELEASED[size]))})
-    for row in check() if options.check else ():
-        add("check", row)
 
 
 if __name__ == "__main__":
