@@ -65,6 +65,14 @@ def test_latents_bring_their_size_and_unfinished_ones_are_said(place: Path, caps
     assert "aren't finished" in capsys.readouterr().err
 
 
+def test_clips_without_captions_are_counted(place: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(train, "run_training", lambda *_: None)
+    write_clips(place / "silent", 3, captions=False)
+    for name, words in (("clips", ""), ("silent", "note: 2 of 2 clips have no caption")):
+        assert run("--data", name, "--model", "base", "-o", "run", "--size", "64x32x9") == 0
+        assert capsys.readouterr().err.strip() == words
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_valid_configs(name: str) -> None:
     settings = lora_preset(name) | {"output": "out", "initial_weights": "model"}

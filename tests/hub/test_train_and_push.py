@@ -44,6 +44,7 @@ def test_from_clips_to_a_lora_on_the_hub(
     assert {layer.rank for layer in lora.layers.values()} == {2}
     card = (folder / "README.md").read_text()
     assert "base_model: acme/model" in card and "a red circle" in card
+    assert "instance_prompt: sks" in card and "Begin prompts with `sks`." in card
     files = hub.repos["model", "ada/lora"].files
     assert {"pytorch_lora_weights.safetensors", "comfyui_lora_weights.safetensors", "README.md"} <= set(files)
     assert "samples/00.mp4" in files

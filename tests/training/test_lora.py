@@ -162,12 +162,12 @@ def test_the_folder_has_samples_and_facts_for_a_card(finished) -> None:
     facts = yaml.safe_load((model / "card.yaml").read_text())
     assert sorted(facts["samples"]) == ["samples/00.mp4", "samples/01.mp4"]
     assert all((model / name).is_file() for name in facts["samples"])
-    assert facts["training"]["adapter"]["alpha"] == 12.0 and facts["training"]["caption_prefix"] == "sks "
+    assert facts["training"]["adapter"]["alpha"] == 12.0 and facts["trigger"] == "sks"
     assert facts["training"]["sizes"] == [[9, 32, 64]]
     prompts = list(facts["samples"].values())
     assert facts["prompt"] == prompts[0] and all(prompt.startswith("sks ") for prompt in prompts)
     with safe_open(model / "comfyui_lora_weights.safetensors", "pt") as file:
-        assert file.metadata()["trigger"] == "sks "
+        assert file.metadata()["trigger"] == "sks"
 
 
 def test_training_lowers_the_loss_on_its_samples(tmp_path, base) -> None:

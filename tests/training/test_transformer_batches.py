@@ -255,7 +255,9 @@ def latents(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     precompute(
         folder,
         *find_entries(source),
-        clips=ClipSettings(sizes=(VideoSize(9, 32, 64), VideoSize(1, 32, 64)), pieces=((-1, 1),)),
+        clips=ClipSettings(
+            sizes=(VideoSize(9, 32, 64), VideoSize(1, 32, 64)), pieces=((-1, 1),), caption_prefix="a "
+        ),
         load_vae=lambda: parts["vae"],
         load_text=lambda: (parts["tokenizer"], parts["text_encoder"]),
         encoding=EncodingSettings(text_length=12),
@@ -287,11 +289,11 @@ def test_a_run_on_precomputed_latents_needs_no_text_encoder(tmp_path, base, late
         "clip_mean" in group for batch in batches for group in batch["groups"] if group["mean"].shape[2] == 2
     }
     assert given == {True}  # the last frame, of videos only
-    assert lengths == {1, 4}  # the empty caption's end mark, and "grey number N" with its end mark
+    assert lengths == {1, 2, 5}  # with its end mark: the empty caption, "a" of pictures, "a grey number N"
     model = run.train()
     assert (model / "samples" / "00.mp4").is_file()
     card = yaml.safe_load((model / "card.yaml").read_text())
-    assert sorted(card["training"]["sizes"]) == [[1, 32, 64], [9, 32, 64]]
+    assert sorted(card["training"]["sizes"]) == [[1, 32, 64], [9, 32, 64]] and card["trigger"] == "a"
     assert task.validate(tmp_path)["held_out_loss"] > 0
 
 

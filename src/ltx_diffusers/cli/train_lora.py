@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    from ..data.media_clips import MediaClips
     from ..hub.facts import CardFacts
 
 _EMBEDDED, _EMBEDDED_PRESET, _DEFAULT_PRESET = "embedded", "embedded", "2b-24gb"
@@ -138,13 +139,16 @@ def _use_data(values: dict[str, Any], data: str, size: str | None) -> None:
         values["data"]["reader"] = data
         return
     values["data"] |= {"reader": reader_of(path), "options": {"path": str(path)}}
-    count, held_out = _count(values["data"], "train"), _count(values["data"], "held-out")
+    clips = _open(values["data"], "train")
+    count, held_out = clips.num_entries, _held_out(values["data"])
     if count == 0:
         raise InputError(
             "the set has no clips to train on",
             got=data,
             fix="`ltx-diffusers data check` says what is wrong with it",
         )
+    if clips.num_described < count:
+        typer.echo(f"note: {count - clips.num_described} of {count} clips have no caption", err=True)
     if _VARIATIONS * count > _MOST_ENCODED:
         values["source"] = "on-the-fly"
     values |= {
@@ -163,17 +167,18 @@ def _usual_size(latents: Path) -> dict[str, int]:
     return {"num_frames": size.frames, "height": size.height, "width": size.width}
 
 
-def _count(values: dict[str, Any], split: str) -> int:
-    """Pictures and videos of a split."""
+def _open(values: dict[str, Any], split: Literal["train", "held-out"]) -> MediaClips:
     from ..training.clips import open_clips
     from ..training.config import DataConfig, parse_config
 
-    config = parse_config(DataConfig, values)
+    return open_clips(parse_config(DataConfig, values), split)
+
+
+def _held_out(values: dict[str, Any]) -> int:
+    """Pictures and videos that are held out."""
     try:
-        return open_clips(config, split).num_entries
+        return _open(values, "held-out").num_entries
     except InputError:
-        if split == "train":
-            raise
         return 0  # a set of one clip has none to hold out
 
 

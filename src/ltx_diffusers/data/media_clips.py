@@ -88,6 +88,11 @@ class MediaClips:
         """Pictures and videos that clips of this size may come from; so many numbers use each of them once."""
         return len(self._entries)
 
+    @property
+    def num_described(self) -> int:
+        """How many of these have a caption."""
+        return sum(bool(entry.caption) for entry in self._entries)
+
     def __getitem__(self, number: int) -> Clip:
         """The clip of a number.
 

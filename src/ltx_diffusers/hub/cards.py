@@ -132,6 +132,8 @@ def _front_matter(folder: ModelFolder, layout: str, gathered: Gathered, licence:
     ]
     if widget:
         extra["widget"] = widget
+    if facts.trigger:
+        extra["instance_prompt"] = facts.trigger  # the Hub's page shows it
     data = ModelCardData(
         **licence,
         library_name="diffusers" if layout == DIFFUSERS else "ltx-diffusers",
@@ -160,7 +162,7 @@ def _description(folder: ModelFolder, layout: str, facts: CardFacts) -> str:
     base = f"[{facts.base_model}](https://huggingface.co/{facts.base_model})"
     contents = folder.contents
     if contents.kind == LORA:
-        return f"A LoRA for {base}."
+        return f"A LoRA for {base}." + (f" Begin prompts with `{facts.trigger}`." if facts.trigger else "")
     what = {
         PIPELINE: "A text-to-video and image-to-video model with the structure of LTX-Video"
         if contents.makes_videos

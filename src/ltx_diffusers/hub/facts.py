@@ -62,6 +62,7 @@ class CardFacts(BaseModel):
         datasets: Data sets of the Hub that it was trained on.
         tags: Further tags.
         prompt: The prompt of the usage code.
+        trigger: What prompts begin with that call for a LoRA.
         training: Facts of the training, by name.
         figures: Measured numbers.
         samples: Video files to show, by their paths from the folder, with their prompts.
@@ -79,6 +80,7 @@ class CardFacts(BaseModel):
     datasets: list[str] = Field(default_factory=list)
     tags: list[str] = Field(default_factory=list)
     prompt: str | None = None
+    trigger: str | None = None
     training: dict[str, Any] = Field(default_factory=dict)
     figures: list[Figure] = Field(default_factory=list)
     samples: dict[str, str] = Field(default_factory=dict)

@@ -20,6 +20,7 @@ def write_card_facts(
     sizes: Sequence[VideoSize],
     prompts: Sequence[str],
     repository: str | None,
+    trigger: str | None,
 ) -> None:
     """Write `card.yaml` into the folder of a LoRA.
 
@@ -29,12 +30,14 @@ def write_card_facts(
         sizes: Of the clips that it was trained on, in frames and pixels.
         prompts: Of its samples.
         repository: Repository of the base model, if it came from one.
+        trigger: What all captions began with, if there was something.
     """
     adapter = config.adapter.model_dump(mode="json", exclude_none=True)
     optimizer = {"name": config.optimizer.name, "learning_rate": config.optimizer.learning_rate}
     facts: dict[str, Any] = {
         "base_model": repository,
         "prompt": prompts[0] if prompts else None,
+        "trigger": trigger,
         "tags": ["dora"] if config.adapter.dora else [],
         "training": {
             "steps": config.steps,
@@ -50,7 +53,5 @@ def write_card_facts(
             for path, prompt in zip(sorted((folder / "samples").glob("*.mp4")), prompts, strict=False)
         },
     }
-    if config.caption_prefix:
-        facts["training"]["caption_prefix"] = config.caption_prefix
     known = {key: value for key, value in facts.items() if value}
     (folder / CARD_FACTS).write_text(yaml.safe_dump(known, sort_keys=False, allow_unicode=True), "utf-8")

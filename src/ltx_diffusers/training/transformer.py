@@ -79,6 +79,8 @@ class TransformerTask:
         elif trained_encoder is None:
             device = processes.device if config.text_encoder_device == "auto" else "cpu"
             self.texts = FrozenTexts(base.tokenizer, base.text_encoder.to(device), config.text_length)
+        prefix = "" if stored is None else stored.settings["data"]["caption_prefix"]
+        self.trigger = f"{config.caption_prefix}{prefix}".strip()
         self.noise_levels = NoiseLevels(config)
         self._open_data(stored)
         self.plan = TransformerPlan(self.source, config, self.ratios)
@@ -213,12 +215,14 @@ class TransformerTask:
         """Save the pipeline; of a LoRA its files, for Diffusers and ComfyUI, with samples and facts for its card."""
         dtype = getattr(torch, self.config.export_dtype)
         if self.config.adapter is not None:
-            remarks = {"trigger": self.config.caption_prefix} if self.config.caption_prefix else {}
+            remarks = {"trigger": self.trigger} if self.trigger else {}
             write_trained_lora(self.module.transformer, folder, dtype, remarks)
             if self._finished:
                 (folder / "samples").mkdir()
                 self.videos.write_files(self._finished, folder / "samples")
-            write_card_facts(folder, self.config, self.plan.sizes, self.videos.prompts, self.repository)
+            write_card_facts(
+                folder, self.config, self.plan.sizes, self.videos.prompts, self.repository, self.trigger
+            )
             return
         parts = {
             name: copy.deepcopy(part).to(dtype) if isinstance(part, torch.nn.Module) else part
