@@ -134,6 +134,19 @@ def test_what_a_callback_changes_is_not_foretold_from_before(callback, anew: boo
     assert all(after) == anew
 
 
+@pytest.mark.parametrize("only_watches", [False, True])
+def test_a_callback_that_only_watches_costs_nothing(only_watches: bool):
+    def watch(pipe, index, timestep, tensors):
+        return {}
+
+    watch.only_watches = only_watches
+    pipeline = a_pipeline()
+    texts = []
+    pipeline.transformer.caption_projection.register_forward_pre_hook(lambda *args: texts.append(1))
+    video(pipeline, num_inference_steps=3, callback_on_step_end=watch)
+    assert len(texts) == (1 if only_watches else 3)
+
+
 def with_lora(pipeline, weight: float = 1.0) -> None:
     from peft import LoraConfig
 

@@ -223,6 +223,8 @@ class _Progress:
         steps: Steps of a window.
     """
 
+    only_watches = True
+
     def __init__(self, stages: Stages) -> None:
         self._stages = stages
         self._shown: int | None = None

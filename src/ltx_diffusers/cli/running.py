@@ -131,6 +131,8 @@ class _Progress:
         steps: Steps done so far.
     """
 
+    only_watches = True
+
     def __init__(self, stages: Stages, names: tuple[str, ...], *, total_known: bool) -> None:
         self._stages = stages
         self._total_known = total_known

@@ -449,7 +449,8 @@ class LTXPipelineBase(
             }
             asked = {name: tensors[name] for name in request.callback_on_step_end_tensor_inputs}
             changed, touched = call_back(request.callback_on_step_end, self, index, timestep, asked)
-            velocity.forget(touched)  # also LoRAs may have been changed
+            if not getattr(request.callback_on_step_end, "only_watches", False):
+                velocity.forget(touched)  # also LoRAs may have been changed
             if "prompt_embeds" in changed:
                 parts = changed["prompt_embeds"].split(request.num_videos)
                 for run, embeds in zip(passes[-len(parts) :], parts, strict=True):
