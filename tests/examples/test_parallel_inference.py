@@ -20,15 +20,11 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "parallel_inference.py"
 SIZE = ["--width", "96", "--height", "32", "--frames", "17", "--steps", "2", "--seed", "3"]
 
 
-def run_script(rank: int, folder: str) -> list[str]:
+def run_script(rank: int, words: list[str]) -> None:
     spec = importlib.util.spec_from_file_location("parallel_inference_example", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    model = ["--model", f"{folder}/model"]
-    script.main(["a red circle", "--cfg", "2", "--output", f"{folder}/text", *model, *SIZE])
-    image = ["--image", f"{folder}/first.png"]
-    script.main(["a red circle", "--ulysses", "2", "--output", f"{folder}/image", *image, *model, *SIZE])
-    return sorted(path.name for path in Path(folder).iterdir())
+    script.main(["a red circle", *words, *SIZE])
 
 
 def frames_in(folder: Path) -> np.ndarray:
@@ -38,10 +34,13 @@ def frames_in(folder: Path) -> np.ndarray:
 def test_two_processes_make_the_video_of_one(tmp_path: Path) -> None:
     LTXPipeline(**tiny_components(causal=True)).save_pretrained(tmp_path / "model")
     pixels = np.linspace(0, 255, 32 * 96 * 3).reshape(32, 96, 3).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "first.png")
-    run_on(2, run_script, str(tmp_path))
-    given = {"image": {"image": Image.fromarray(pixels)}, "text": {}}
+    first = tmp_path / "first.png"
+    Image.fromarray(pixels).save(first)
+    ways = {"text": ["--cfg", "2"], "image": ["--ulysses", "2", "--image", str(first)]}
+    given = {"text": {}, "image": {"image": Image.fromarray(pixels)}}
     for name, pipeline in (("text", LTXPipeline), ("image", LTXImageToVideoPipeline)):
+        where = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / name)]
+        run_on(2, run_script, ways[name] + where)
         pipe = pipeline.from_pretrained(tmp_path / "model")
         alone = pipe(
             prompt="a red circle",
