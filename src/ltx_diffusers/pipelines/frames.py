@@ -46,33 +46,37 @@ def to_bytes(video: Tensor) -> np.ndarray:
     """Videos (B, 3, F, H, W), about [-1, 1], as uint8 (B, F, H, W, 3); what lies outside of [-1, 1] is cut off."""
     batch, _, frames, height, width = video.shape
     pixels = np.empty((batch, frames, height, width, 3), np.uint8)
-    for clip, target in zip(video, torch.from_numpy(pixels), strict=True):
+    for clip, target in zip(video, pixels, strict=True):
         if clip.device.type != "cpu":
             _bytes_from_device(clip, target)
             continue
         for planes, place in zip(_frames_of_bytes(clip), target, strict=True):
-            place.copy_(planes.permute(1, 2, 0))
+            for channel, plane in enumerate(planes):  # by planes NumPy is twice as fast as torch
+                place[..., channel] = plane
     return pixels
 
 
-def _frames_of_bytes(clip: Tensor) -> Iterator[Tensor]:
-    """The frames of a clip (3, F, H, W), as uint8 (3, H, W) on the CPU; each is gone when the next is asked for."""
+def _frames_of_bytes(clip: Tensor) -> Iterator[np.ndarray]:
+    """The frames of a clip (3, F, H, W), as uint8 (3, H, W); each is gone when the next is asked for."""
     if clip.device.type != "cpu":
         for piece in _pieces(clip):
-            yield from _bytes_on_device(piece).cpu()
+            yield from _bytes_on_device(piece).cpu().numpy()
         return
     space = torch.empty(clip[:, 0].shape)
-    planes = torch.empty(clip[:, 0].shape, dtype=torch.uint8)
+    planes = np.empty(tuple(space.shape), np.uint8)
     for frame in clip.unbind(1):
-        yield planes.copy_(_levels(frame, space))
+        _levels(frame, space)
+        with np.errstate(invalid="ignore"):  # broken models make NaN
+            np.copyto(planes, space.numpy(), casting="unsafe")  # seven times as fast as torch
+        yield planes
 
 
-def _bytes_from_device(clip: Tensor, target: Tensor) -> None:
-    """A clip (3, F, H, W) as uint8 (F, H, W, 3), written to `target` on the CPU; nothing is left to do there."""
+def _bytes_from_device(clip: Tensor, target: np.ndarray) -> None:
+    """A clip (3, F, H, W) as uint8 (F, H, W, 3), written to `target`; nothing else is left to do on the CPU."""
     begin = 0
     for piece in _pieces(clip):
         end = begin + piece.shape[0]
-        target[begin:end].copy_(_bytes_on_device(piece).permute(0, 2, 3, 1).contiguous())
+        torch.from_numpy(target[begin:end]).copy_(_bytes_on_device(piece).permute(0, 2, 3, 1).contiguous())
         begin = end
 
 
@@ -100,10 +104,10 @@ def _cut_off(values: Tensor, target: Tensor) -> None:
         target.copy_(values).clamp_(-1, 1)
 
 
-def _picture(planes: Tensor) -> Image.Image:
+def _picture(planes: np.ndarray) -> Image.Image:
     """A picture of uint8 (3, H, W); nothing is shared."""
     # Pillow keeps four bytes a pixel, so it copies anyway; from planes it does so fastest.
-    return Image.merge("RGB", [Image.fromarray(plane) for plane in planes.numpy()])
+    return Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
 
 
 def _to_floats(video: Tensor, overwrite: bool) -> np.ndarray:
