@@ -226,8 +226,8 @@ def _relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got - expected).norm() / expected.norm())
 
 
-def run(bench: Bench) -> None:
-    """All cases, what matters most first."""
+def run(bench: Bench, only: str = "") -> None:
+    """All cases with `only` in their names, what matters most first."""
     models = bench.models
     steps = models.size.steps
     plans = [
@@ -241,13 +241,20 @@ def run(bench: Bench) -> None:
         ("load the transformer", models.loads, 0),
     ]
     for name, targets, transformer_runs in plans:
+        if only not in name:
+            continue
         floor = None
         try:
             floor = bench.models.floor(name, transformer_runs)
         except Exception as error:
             bench.report.leave_out(f"floor of {name}", f"{type(error).__name__}: {error}"[:200])
-        bench.case(name, targets(), floor)
+        try:
+            bench.case(name, targets(), floor)
+        except Exception as error:  # the cases after it still count
+            bench.report.leave_out(name, f"{type(error).__name__}: {error}"[:200])
         gc.collect()
+    if only not in "whole text-to-video":
+        return
     if bench.left < 10:
         bench.report.leave_out("whole text-to-video", "no time was left")
         return
@@ -264,6 +271,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="to try the script")
     parser.add_argument("--seconds", type=float, default=BUDGET, help="for everything")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="cases with this in their names")
     parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -291,7 +299,7 @@ def main() -> None:
     report = Report(head, options.output)
     models = GpuModels(size, dtype, device, flops, bytes_a_second)
     bench = Bench(models, report, options.seconds - (time.monotonic() - start), options.rounds)
-    run(bench)
+    run(bench, options.only)
     report.finish(time.monotonic() - start)
     sys.stdout.write(report.table())
 

@@ -342,19 +342,21 @@ class GpuModels:
 
     def loads(self) -> Iterator[Target]:
         """The transformer from files just written to the device."""
-        with tempfile.TemporaryDirectory() as folder:
-            self.get("transformer diffusers").save_pretrained(folder)
-            kinds = {"ours": LTXTransformer3DModel, "diffusers": LTXVideoTransformer3DModel}
+        self._folder = (
+            tempfile.TemporaryDirectory()
+        )  # until the end: files are read after the last target is built
+        folder = Path(self._folder.name)
+        self.get("transformer diffusers").save_pretrained(folder)
 
-            def of(kind: type) -> Work:
-                def work() -> torch.Tensor:
-                    model = kind.from_pretrained(Path(folder), dtype=self.dtype).to(self.device)
-                    return model.proj_out.weight.clone()
+        def of(kind: type) -> Work:
+            def work() -> torch.Tensor:
+                model = kind.from_pretrained(folder, dtype=self.dtype).to(self.device)
+                return model.proj_out.weight.detach().clone()
 
-                return work
+            return work
 
-            for name, kind in kinds.items():
-                yield name, lambda kind=kind: of(kind)
+        yield "ours", lambda: of(LTXTransformer3DModel)
+        yield "diffusers", lambda: of(LTXVideoTransformer3DModel)
 
     def whole_memory(self) -> dict[str, Any]:
         """Most memory of a whole text-to-video with everything on the device, T5 freed after encoding."""
