@@ -47,6 +47,7 @@ def test_commands_give_them_to_the_pipeline(
     assert app.main([*arguments, "--vae-memory", "2MB"]) == 2
     assert "seen enough" in capsys.readouterr().err
     assert (given["vae_memory"], given["prompt_cache"]) == (2_000_000, Path("cache"))
+    assert given["keep_text_encoder"] == "auto"
     given.clear()
     assert app.main([*arguments, "--vae-memory", "much"]) == 2
     assert "memory budget" in capsys.readouterr().err
@@ -60,6 +61,7 @@ def test_the_pipeline_keeps_them(model: Path, tmp_path: Path) -> None:
         dtype=torch.float32,
         vae_memory=10**9,
         prompt_cache=tmp_path / "cache",
+        keep_text_encoder="auto",
     )
     assert pipeline.text_encoder is None  # loaded when a text needs it
     with torch.no_grad():

@@ -264,6 +264,7 @@ def edit_file(
         version=version,
         vae_memory=budget,
         prompt_cache=prompt_cache,
+        keep_text_encoder="auto",
         quiet=not verbose,
     )
     seed = secrets.randbelow(2**32) if seed is None else seed

@@ -198,9 +198,10 @@ def load_pipeline(
     version: str | None = None,
     vae_memory: int | None = None,
     prompt_cache: Path | None = None,
+    keep_text_encoder: str = "always",
     quiet: bool = True,
 ) -> Any:
-    """A pipeline of a model, on its device; its text encoder is loaded when needed and freed if memory is short.
+    """A pipeline of a model, on its device.
 
     Args:
         source: What `find_pipeline` found.
@@ -211,6 +212,7 @@ def load_pipeline(
         version: For a checkpoint file: its release, where it can't tell.
         vae_memory: Bytes that the VAE may take to encode and decode; None sets no limit.
         prompt_cache: Folder where features of prompts are kept; None keeps none.
+        keep_text_encoder: How long it stays in memory, see `pipelines.text_keeping`; a checkpoint file's stays.
         quiet: Whether the libraries below are silent.
 
     Raises:
@@ -232,7 +234,9 @@ def load_pipeline(
                 source, version=version, text_encoder=text_encoder, dtype=dtype
             )
         else:
-            pipeline = pipeline_class.from_pretrained(source, dtype=dtype, keep_text_encoder="auto")
+            pipeline = pipeline_class.from_pretrained(
+                source, dtype=dtype, keep_text_encoder=keep_text_encoder
+            )
         pipeline.to(device)
         if prompt_cache is not None:
             pipeline.enable_prompt_cache(prompt_cache)

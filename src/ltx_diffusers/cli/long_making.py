@@ -187,6 +187,7 @@ def make_long(
         version=common.version,
         vae_memory=budget,
         prompt_cache=prompt_cache,
+        keep_text_encoder="auto",
         quiet=not verbose,
     )
     load_loras(pipeline, common.loras)

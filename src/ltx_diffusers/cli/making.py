@@ -202,6 +202,7 @@ class Maker:
                 version=settings.version,
                 vae_memory=self._vae_memory,
                 prompt_cache=self._prompt_cache,
+                keep_text_encoder="auto",
                 quiet=not self.verbose,
             )
             load_loras(pipeline, settings.loras)
