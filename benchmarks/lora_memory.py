@@ -9,6 +9,9 @@ Fake tensors are on the CPU. What a GPU does otherwise there is put in its place
 autocast's list of operations in fp32, AdamW's update of all weights at once. Weights in int8 and nf4, and AdamW's
 states in 8 bits, are stood in for by tensors of the same bits, which torchao's and bitsandbytes' steps are done with.
 
+On a machine with a GPU the 2B steps are also run for real, each in a process of its own, and what PyTorch allocated at
+most stands beside what was counted; but for nf4, which bitsandbytes makes of files only.
+
 `--check` runs a narrow model for real, in processes of its own on the CPU, by the CPU's rules, and puts the counted
 beside the measured growth of the resident set; there int8 is torchao's. Run from the repository's root:
 
@@ -42,7 +45,6 @@ from counting import (
 )
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import T5Config, T5EncoderModel
 
 from ltx_diffusers.geometry import CompressionRatios, VideoSize, latent_size
 from ltx_diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
@@ -59,6 +61,7 @@ from ltx_diffusers.training.transformer_config import TransformerTrainConfig
 from ltx_diffusers.training.transformer_pass import TransformerTrainingModule
 
 RATIOS = CompressionRatios(8, 32, 32)
+TEXT_WEIGHTS = 4_762_310_656  # of T5 v1.1 XXL's encoder
 PRESET = "2b-24gb"
 _FP32 = {"base_dtype": "float32"}
 _FULL = {"adapter": None, **_FP32}
@@ -224,12 +227,17 @@ class Step:
         config: The run's; of its data the first size counts.
         model: Settings of the transformer.
         real: Whether tensors have data; int8 is then torchao's, and the optimizer the trainer's.
+        device: Where.
     """
 
-    def __init__(self, config: TransformerTrainConfig, model: dict[str, Any], *, real: bool) -> None:
-        self.config = config
+    def __init__(
+        self, config: TransformerTrainConfig, model: dict[str, Any], *, real: bool, device: str = "cpu"
+    ) -> None:
+        self.config, self.device = config, device
         dtype = getattr(torch, config.base_dtype)
-        transformer = LTXTransformer3DModel(**model, causal_temporal_positioning=True).to(dtype)
+        with torch.device(device):
+            transformer = LTXTransformer3DModel(**model, causal_temporal_positioning=True).to(dtype)
+            self.batch = batch_of(config, model["caption_channels"])
         if config.base_storage == "fp8":
             transformer.enable_layerwise_casting(torch.float8_e4m3fn, dtype)
         if config.base_storage == "int8" and real:
@@ -248,7 +256,6 @@ class Step:
             self.module, gradient_checkpointing=config.gradient_checkpointing, backend=config.compile
         )
         self.optimizers = self._build_optimizers(real)
-        self.batch = batch_of(config, model["caption_channels"])
 
     def _build_optimizers(self, real: bool) -> list[torch.optim.Optimizer]:
         settings = self.config.optimizer
@@ -299,7 +306,7 @@ class Step:
 
     def _autocast(self) -> Any:
         if self.config.precision == "bf16":
-            return torch.autocast("cpu", torch.bfloat16, cache_enabled=True)
+            return torch.autocast(self.device, torch.bfloat16, cache_enabled=True)
         return nullcontext()
 
 
@@ -384,17 +391,6 @@ def _take_data(weight: torch.Tensor, converted: torch.Tensor) -> None:
 
 def count_parts(size: VideoSize) -> dict[str, int]:
     """Bytes in bf16 of what may be on the GPU beside the transformer: weights, and a video of a size in the VAE."""
-    with torch.device("meta"):
-        text = T5Config(
-            d_model=4096,
-            d_kv=64,
-            d_ff=10240,
-            num_layers=24,
-            num_heads=64,
-            vocab_size=32128,
-            feed_forward_proj="gated-gelu",
-        )
-        encoder = T5EncoderModel(text)
     with _fakes() as memory, torch.no_grad():
         vae = AutoencoderKLLTX(**VAES["0.9.5"]).to(torch.bfloat16)
         vae.use_pieces = False  # as on a GPU
@@ -403,7 +399,7 @@ def count_parts(size: VideoSize) -> dict[str, int]:
         vae.decode(latents, torch.zeros(1))
         decoded = memory.peaks["decode"] - memory.now
     return {
-        "text_encoder": 2 * sum(parameter.numel() for parameter in encoder.parameters()),
+        "text_encoder": 2 * TEXT_WEIGHTS,
         "vae": 2 * sum(parameter.numel() for parameter in vae.parameters()),
         "decode": decoded,
     }
@@ -418,6 +414,16 @@ def measure(config: TransformerTrainConfig) -> int:
     for _ in range(2):
         step.run(lambda name: None)
     return peak_resident() - before
+
+
+def measure_on_gpu(config: TransformerTrainConfig) -> int:
+    """Most bytes that PyTorch allocates in two steps of the 2B model."""
+    step = Step(config, RELEASED["2b"], real=True, device="cuda")
+    step.warm_up()
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(2):
+        step.run(lambda name: None)
+    return torch.cuda.max_memory_allocated()
 
 
 def check() -> Iterator[dict[str, Any]]:
@@ -444,11 +450,15 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="also measure a narrow model on the CPU (Linux)")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--measure-on-gpu", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.manual_seed(0)
     if options.measure is not None:
         torch.set_num_threads(1)
         print(measure(check_config(options.measure)))
+        return
+    if options.measure_on_gpu is not None:
+        print(measure_on_gpu(settings_of(PRESET, CASES[options.measure_on_gpu][1])))
         return
     report = describe_run("ltx-diffusers", "diffusers", "torch", "peft", "torchao") | {
         "preset": PRESET,
@@ -465,10 +475,13 @@ def main() -> None:
 
     for row in check() if options.check else ():
         add("check", row)
-    for name, changes in CASES:
+    for number, (name, changes) in enumerate(CASES):
         config = settings_of(PRESET, changes)
-        found = {"gradient_checkpointing": config.gradient_checkpointing}
-        add("rows", {"case": name, **found, "gib": gib(count(config, RELEASED["2b"]))})
+        found = gib(count(config, RELEASED["2b"]))
+        if torch.cuda.is_available() and config.base_storage != "nf4":
+            found["measured_peak"] = round(measured_alone(__file__, "--measure-on-gpu", str(number)) / GIB, 2)
+        row = {"case": name, "gradient_checkpointing": config.gradient_checkpointing, "gib": found}
+        add("rows", row)
     for preset in PRESETS:
         if preset != "embedded":
             size = preset.partition("-")[0]

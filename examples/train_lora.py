@@ -41,7 +41,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument(
-        "--first-frame-share", type=float, default=0.3, help="steps with the first frame given"
+        "--first-frame-share", type=float, default=0.3, help="samples whose first frame is given"
     )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(words)
