@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -14,10 +15,14 @@ from diffusers import (
     PyramidAttentionBroadcastConfig,
     TaylorSeerCacheConfig,
 )
-from helpers.transformers import TINY, on_grid, relative_error, tiny_inputs
+from helpers.transformers import FRAME_RATE, GRID, TINY, on_grid, relative_error, tiny_inputs
 from tiny import tiny_components
 
 from ltx_diffusers import LTXPipeline, LTXTransformer3DModel
+from ltx_diffusers.denoising.guidance import ClassifierFreeGuidance
+from ltx_diffusers.denoising.state import at_noise_level, from_noise
+from ltx_diffusers.denoising.velocity import GuidedVelocity, TextFeatures
+from ltx_diffusers.functional.coordinates import Placement
 
 STEPS = 8
 TIMESTEPS = torch.linspace(1000, 125, STEPS)
@@ -151,6 +156,37 @@ def test_a_cache_starts_anew_when_the_passes_change(pipeline, name):
     whole = pipeline(**call, **steps, generator=torch.Generator().manual_seed(0)).frames
     rest = {"latents": reached["latents"], "sigmas": reached["sigmas"], "guidance_scale": 1.0}
     assert torch.equal(pipeline(**call, **rest).frames, whole)
+
+
+@pytest.mark.parametrize("name", ["first block", "TaylorSeer", "TaylorSeer lite", "MagCache"])
+@torch.no_grad()
+def test_passes_in_turn_are_cached_apart(name):
+    """Two texts in turn compute what each would alone, and give what both together give."""
+    torch.manual_seed(5)
+    model = LTXTransformer3DModel(**TINY).eval()
+    calls = count_projections(model)
+    start = at_noise_level(from_noise(torch.randn(1, 8, *GRID), Placement(FRAME_RATE, causal=True)), 1.0)
+    texts = {name: TextFeatures(torch.randn(1, 6, 32), None) for name in ("positive", "negative")}
+
+    def run_with(texts, guidance, in_one_batch) -> tuple[torch.Tensor, int]:
+        calls.clear()
+        model.enable_cache(CACHES[name](lambda: 0.0))
+        velocity, state = GuidedVelocity(model, texts, guidance, in_one_batch=in_one_batch), start
+        for timestep in TIMESTEPS:
+            predicted = velocity(state, timestep.expand(1))
+            state = dataclasses.replace(state, tokens=state.tokens - predicted / STEPS)
+        model.disable_cache()
+        return state.tokens, len(calls)
+
+    same = dict.fromkeys(texts, texts["positive"])
+    alone, runs = run_with(same, ClassifierFreeGuidance(1.0), True)
+    in_turn, both_runs = run_with(same, ClassifierFreeGuidance(3.0), False)
+    assert both_runs == 2 * runs < 2 * STEPS * 2 * TINY["num_layers"]
+    torch.testing.assert_close(in_turn, alone, rtol=1e-4, atol=1e-4)
+    if name != "first block":  # which decides for a whole batch
+        together, _ = run_with(texts, ClassifierFreeGuidance(3.0), True)
+        in_turn, _ = run_with(texts, ClassifierFreeGuidance(3.0), False)
+        torch.testing.assert_close(in_turn, together, rtol=1e-3, atol=1e-3)
 
 
 def test_first_block_cache_skips_the_other_blocks():

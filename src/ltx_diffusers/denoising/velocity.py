@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers.hooks import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig
 from torch import Tensor
 
 from ..models.transformers.perturbation import Perturbation
@@ -19,6 +20,8 @@ from .guidance.base import LayerHooks
 from .pass_sharing import all_agree, everyones_predictions, own_passes
 from .passes import fit_in_one_batch, rows_in_common, runs_of, without_padding
 from .state import TokenState, token_levels
+
+_KEEP_CONTEXTS_APART = (FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig)
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,12 @@ class GuidedVelocity:
         sources = tuple(tensor for text in texts for tensor in (text.embeds, text.mask))
 
         def make() -> TextFeatures:
-            embeds, mask = (torch.cat(tensors) for tensors in (sources[::2], sources[1::2]))
+            embeds = torch.cat(sources[::2])
+            read = [
+                text.embeds.new_ones(text.embeds.shape[:2]) if text.mask is None else text.mask
+                for text in texts
+            ]
+            mask = torch.cat(read)
             if not self._ours:
                 return TextFeatures(embeds, mask)
             return TextFeatures(*without_padding(embeds, mask))
@@ -219,14 +227,20 @@ class GuidedVelocity:
     def _cache(self, passes: list[Pass]) -> AbstractContextManager:
         """The context that Diffusers' step caches want for one run of the model.
 
-        They give back what an earlier run computed, whatever its rows stood for, so they start anew with other passes.
+        They give back what an earlier run computed, whatever its rows stood for. Those that keep apart what belongs to
+        different contexts get one for each run of a step; others start anew with each run of other passes. With a
+        guidance of other passes all do.
         """
         if not hasattr(self.transformer, "cache_context"):
             return nullcontext()
-        if passes != self._cached_passes:
+        name, known_for = "cond_uncond", list(passes)
+        if isinstance(getattr(self.transformer, "_cache_config", None), _KEEP_CONTEXTS_APART):
+            known_for = list(self.guidance.passes)
+            name = f"{name} {known_for.index(passes[0])}"
+        if known_for != self._cached_passes:
             self.transformer._reset_stateful_cache()
-            self._cached_passes = passes
-        return self.transformer.cache_context("cond_uncond")
+            self._cached_passes = known_for
+        return self.transformer.cache_context(name)
 
 
 def _runs(passes: Sequence[Pass]) -> list[list[Pass]]:
