@@ -91,9 +91,9 @@ def _bytes_on_device(frames: Tensor) -> Tensor:
 
 
 def _levels(values: Tensor, space: Tensor) -> Tensor:
-    """[-1, 1] as [0.5, 255.5], whose whole parts are the nearest of 256 levels; written to `space` (float32)."""
+    """[-1, 1] as the nearest of 256 levels, by the very operations of `_to_floats`; written to `space` (float32)."""
     _cut_off(values, space)
-    return space.mul_(127.5).add_(128)
+    return space.mul_(0.5).add_(0.5).mul_(255).round_()
 
 
 def _cut_off(values: Tensor, target: Tensor) -> None:
