@@ -110,6 +110,7 @@ class Wrong:
 
     def __init__(self, clips: ShapeClips, **spoilt: object) -> None:
         self.clips, self.spoilt = clips, spoilt
+        self.num_frames, self.height, self.width = clips.num_frames, clips.height, clips.width
 
     def with_size(self, *size: int) -> Wrong:
         return self
