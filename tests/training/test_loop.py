@@ -1,6 +1,7 @@
 """The training loop: exact resume, checkpoints that are whole or absent, averages, and stops with a reason."""
 
 import copy
+import errno
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,20 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_one_error(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    trainer(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("place", ["validate", "export"])
+def test_a_disk_that_is_full_elsewhere_leaves_the_last_checkpoint_and_one_error(tmp_path, monkeypatch, place):
+    run = trainer(tmp_path, checkpoint_every=1, validate_every=2)
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "a file")
+
+    monkeypatch.setattr(run, place, full)
+    with pytest.raises(TrainingError, match=r"after step \d.*No space left.*--resume goes on"):
+        run.train()
+    assert latest_checkpoint(tmp_path) is not None
     trainer(tmp_path, resume=True)
 
 

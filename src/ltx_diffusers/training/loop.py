@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, send_to_device, set_seed
 from accelerate.utils.memory import clear_device_cache
+from safetensors import SafetensorError
 
 from ..errors import InputError, TrainingError, TrainingStopped
 from .average import WeightAverage
@@ -112,8 +113,8 @@ class Trainer:
         """Run the remaining steps, export the model, and return its folder.
 
         Raises:
-            TrainingError: If a loss or the gradient isn't finite; for a loss the message names the samples. The last
-                checkpoint stays.
+            TrainingError: If a loss or the gradient isn't finite (for a loss the message names the samples), or a file
+                can't be read or written. The last checkpoint stays.
             TrainingStopped: If SIGTERM or SIGINT came; a checkpoint of the last step taken is written before.
         """
         self.accelerator.init_trackers(self.config.project)
@@ -128,6 +129,15 @@ class Trainer:
                     progress.note(note)
                 self._take_steps(stop, progress)
             model = self.export()
+        except (
+            OSError,
+            SafetensorError,
+        ) as error:  # of the data, the validation's pictures, the finished model
+            raise TrainingError(
+                f"a file could not be read or written after step {self.step}",
+                got=str(error).partition("\n")[0][:200],
+                fix=f"look at it and at the disk of {self.folder}; --resume goes on from the last checkpoint",
+            ) from error
         finally:
             self.accelerator.end_training()
         release_run(self.folder)
