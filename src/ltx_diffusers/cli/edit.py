@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..functional.memory_size import parse_memory
+from .common_options import Device, Dtype, PromptCache, VAEMemory
 from .stages import Stages, peak_memory
 
 if TYPE_CHECKING:
@@ -70,25 +71,10 @@ def command(
         int | None,
         typer.Option(help="Use the first so many, 8k+1. \\[default: as many of them as fit 8k+1]"),
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1, ...; auto is a GPU if there is one.")
-    ] = "auto",
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, bfloat16 or float16. \\[default: float32 on a CPU, bfloat16 on a GPU]"),
-    ] = None,
-    vae_memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE", help="What encoding and decoding may take, like 6GB. \\[default: no limit]"
-        ),
-    ] = None,
-    prompt_cache: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Keep what the text encoder makes of prompts here, for the next time."
-        ),
-    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    vae_memory: VAEMemory = None,
+    prompt_cache: PromptCache = None,
 ) -> None:
     """Change a video by a prompt, without training.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import evaluate_vae
+from .common_options import Device
 from .report_files import check_folder as _check_folder
 from .report_files import replace_file as _replace
 from .report_files import write_json
@@ -79,9 +80,7 @@ def shapes(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Clips made at a time.")] = 10,
-    device: Annotated[
-        str, typer.Option("--device", help="cpu, cuda, cuda:1, ...; auto is a GPU if there is one.")
-    ] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Generate held-out prompts of moving-shapes, let the judge read them, and print the table of targets.
 

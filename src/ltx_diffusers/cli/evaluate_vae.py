@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .common_options import Device, Dtype
 from .report_files import check_folder, write_json
 from .stages import Stages
 from .vae_tables import print_comparison, print_latents, print_reconstruction
@@ -70,11 +71,6 @@ _Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the data, as stride=2.")
 ]
 _Seed = Annotated[int, typer.Option(min=0, help="Of the noise, and of clips without files.")]
-_Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto is a GPU if there is one.")]
-_Dtype = Annotated[
-    str | None,
-    typer.Option(help="float32, bfloat16 or float16. \\[default: float32 on a CPU, bfloat16 on a GPU]"),
-]
 _LPIPS = Annotated[
     LPIPSNetwork,
     typer.Option(help="auto measures LPIPS (alex) if its weights are there; a network's name fetches them."),
@@ -102,8 +98,8 @@ def reconstruction(
     lpips: _LPIPS = LPIPSNetwork.auto,
     show: Annotated[int, typer.Option(min=0, help="Of so many clips, the worst, a video is written.")] = 4,
     seed: _Seed = 0,
-    device: _Device = "auto",
-    dtype: _Dtype = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
 ) -> None:
     """Measure how well an autoencoder reconstructs clips: PSNR, SSIM, flicker, LPIPS, speed and memory.
 
@@ -172,8 +168,8 @@ def latents(
         ),
     ] = "0,0.1,0.2,0.4",
     seed: _Seed = 0,
-    device: _Device = "auto",
-    dtype: _Dtype = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
 ) -> None:
     """Look into an autoencoder's latents: principal components, spectrum, local correlation, sensitivity to noise.
 
@@ -236,8 +232,8 @@ def compare(
     options: _Set = None,
     lpips: _LPIPS = LPIPSNetwork.auto,
     seed: _Seed = 0,
-    device: _Device = "auto",
-    dtype: _Dtype = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
 ) -> None:
     """Put autoencoders side by side on the same clips: what they lose, cost, and what their latents are like.
 

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import InputError, MediaError
 from .batch import read_jobs, run_batch
+from .common_options import Device, Dtype, PromptCache, VAEMemory
 from .making import Maker, default_output
 from .records import read_settings
 from .settings import Settings, option_values
@@ -184,25 +185,16 @@ def command(
     format: Annotated[
         str | None, _option("mp4, webm, gif, or frames (a folder of PNG files). \\[default: mp4]")
     ] = None,
-    device: Annotated[str, _option("cpu, cuda, cuda:1, ...; auto is a GPU if there is one.")] = "auto",
-    dtype: Annotated[
-        str | None,
-        _option("float32, bfloat16 or float16. \\[default: float32 on a CPU, bfloat16 on a GPU]"),
-    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
     speed: Annotated[
         str | None,
         _option(
             "exact; fast or fastest leave out what changes little: see docs/how-to/speed.md. \\[default: exact]"
         ),
     ] = None,
-    vae_memory: Annotated[
-        str | None,
-        _option("What encoding and decoding may take, like 6GB. \\[default: no limit]", metavar="SIZE"),
-    ] = None,
-    prompt_cache: Annotated[
-        Path | None,
-        _option("Keep what the text encoder makes of prompts here, for the next time.", metavar="DIR"),
-    ] = None,
+    vae_memory: VAEMemory = None,
+    prompt_cache: PromptCache = None,
     from_json: Annotated[
         Path | None,
         _option("Make a video again from its JSON or from the video; other options override it."),

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, MediaError
+from .common_options import Device, Dtype, PromptCache, VAEMemory
 from .long_making import COMMAND, LongSettings, make_long, windows_folder
 from .making import default_output
 from .records import GENERATE, read_record, settings_of_record
@@ -108,28 +109,13 @@ def command(
     format: Annotated[
         str | None, typer.Option(help="mp4, webm, gif, or frames (a folder of PNG files). \\[default: mp4]")
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1, ...; auto is a GPU if there is one.")
-    ] = "auto",
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, bfloat16 or float16. \\[default: float32 on a CPU, bfloat16 on a GPU]"),
-    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
     speed: Annotated[
         str | None, typer.Option(help="exact, or fast or fastest; see generate. \\[default: exact]")
     ] = None,
-    vae_memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE", help="What encoding and decoding may take, like 6GB. \\[default: no limit]"
-        ),
-    ] = None,
-    prompt_cache: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Keep what the text encoder makes of prompts here, for the next time."
-        ),
-    ] = None,
+    vae_memory: VAEMemory = None,
+    prompt_cache: PromptCache = None,
     anew: Annotated[
         bool, typer.Option("--anew", help="Throw away what an interrupted run has left.")
     ] = False,

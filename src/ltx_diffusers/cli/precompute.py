@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .common_options import Device
+
 if TYPE_CHECKING:
     from ..data.media_entries import MediaEntry
     from ..training.clip_plan import ClipSettings
@@ -133,9 +135,7 @@ def command(
     world_size: Annotated[
         int | None, typer.Option(min=1, help="How many processes share the set. \\[default: likewise]")
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1, ...; auto is a GPU if there is one.")
-    ] = "auto",
+    device: Device = "auto",
     dtype: Annotated[
         Precision | None,
         typer.Option(help="Precision of the models. \\[default: float32 on a CPU, bfloat16 on a GPU]"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .common_options import Device, Dtype, VAEMemory
 from .stages import Stages, peak_memory
 
 if TYPE_CHECKING:
@@ -52,19 +53,9 @@ def command(
     tiles: Annotated[
         bool, typer.Option("--tiles", help="Work in overlapping tiles: less memory for large or long videos.")
     ] = False,
-    vae_memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE", help="What encoding and decoding may take, like 6GB. \\[default: no limit]"
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1, ...; auto is a GPU if there is one.")
-    ] = "auto",
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, bfloat16 or float16. \\[default: float32 on a CPU, bfloat16 on a GPU]"),
-    ] = None,
+    vae_memory: VAEMemory = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
 ) -> None:
     """Encode a video and decode it again, and say how much was lost."""
     from .loading import is_verbose
