@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.tiny_runs import lora_run
-from tiny import tiny_components
 
 from ltx_diffusers import LTXPipeline
 from ltx_diffusers.denoising.guidance import ClassifierFreeGuidance
@@ -25,13 +24,6 @@ from ltx_diffusers.training.transformer import TransformerTask
 from ltx_diffusers.training.transformer_config import TransformerTrainConfig
 
 DISTILLATION = {"steps": 4, "teacher_steps": 8, "guidance_scale": 3.0}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    LTXPipeline(**tiny_components(causal=True, statistics=True)).save_pretrained(folder)
-    return folder
 
 
 def settings(folder: Path, base: Path, **changes: object) -> dict:

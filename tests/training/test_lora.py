@@ -29,13 +29,6 @@ from ltx_diffusers.training.transformer_config import TransformerTrainConfig
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    LTXPipeline(**tiny_components(causal=True, statistics=True)).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def unstated(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     """The same pipeline as Diffusers' converters write it: the time coordinates follow from the VAE."""
     folder = tmp_path_factory.mktemp("unstated") / "base"

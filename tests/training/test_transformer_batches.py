@@ -15,7 +15,7 @@ from helpers.media_sets import grey_clip, write_clips, write_pictures
 from helpers.tiny_runs import lora_run, transformer_run
 from tiny import tiny_components
 
-from ltx_diffusers import LTXPipeline, LTXTransformer3DModel
+from ltx_diffusers import LTXTransformer3DModel
 from ltx_diffusers.data.media_sets import find_entries
 from ltx_diffusers.data.video import write_video
 from ltx_diffusers.errors import InputError, UnknownNameError
@@ -237,13 +237,6 @@ def test_losses_are_weighed_and_binned_by_noise_level(tmp_path, tiny_vae_folder)
     run = Trainer(plain_task, plain_task.config)
     run.train_step()
     assert set(run.bins.figures()) >= {"loss_by_bucket/9x32x64"}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    LTXPipeline(**tiny_components(causal=True, statistics=True)).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +10,8 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from helpers.tiny_runs import lora_run
 from PIL import Image
-from tiny import tiny_components
 
-from ltx_diffusers import LTXConditionPipeline, LTXPipeline, ReferenceVideo, RegionOfVideo, VideoCondition
+from ltx_diffusers import LTXConditionPipeline, ReferenceVideo, RegionOfVideo, VideoCondition
 from ltx_diffusers.denoising.state import token_levels
 from ltx_diffusers.geometry import VideoSize
 from ltx_diffusers.pipelines import base as base_pipeline
@@ -25,13 +23,6 @@ from ltx_diffusers.training.transformer_config import TransformerTrainConfig
 
 SIZE = VideoSize(17, 64, 64)
 LATENT = VideoSize(3, 2, 2)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    LTXPipeline(**tiny_components(causal=True, statistics=True)).save_pretrained(folder)
-    return folder
 
 
 class WithExtras:
