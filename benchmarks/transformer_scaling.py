@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from run_logs import loss_curves
 
 from ltx_diffusers import LTXTransformer3DModel
 from ltx_diffusers.embedded import embedded_model_path
@@ -38,7 +38,6 @@ SIZES = {
 """Width, in heads of 32, and depth; medium is the embedded model's."""
 TOKENS_A_CLIP = 27
 TIMED_STEPS = 20
-LOSSES = {"training_loss": "train/loss", "held_out_loss": "validation/held_out_loss"}
 
 
 def train(folder: Path, size: dict[str, int], steps: int, batch_size: int) -> dict[str, Any]:
@@ -78,16 +77,10 @@ def train(folder: Path, size: dict[str, int], steps: int, batch_size: int) -> di
         "layers": size["num_layers"],
         "parameters": sum(parameter.numel() for parameter in transformer.parameters()),
         "tokens_per_second": batch_size * TOKENS_A_CLIP / seconds,
-        **{name: _curve(folder / "logs", tag) for name, tag in LOSSES.items()},
+        **loss_curves(folder),
     }
     path.write_text(json.dumps(report))
     return report
-
-
-def _curve(logs: Path, tag: str) -> list[tuple[int, float]]:
-    events = EventAccumulator(str(logs))
-    events.Reload()
-    return [(event.step, round(event.value, 5)) for event in events.Scalars(tag)]
 
 
 def plot(reports: dict[str, dict[str, Any]], path: Path) -> None:

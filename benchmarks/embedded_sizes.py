@@ -1,0 +1,118 @@
+"""The judge's figures over the embedded transformer's second run, for each size of video that it trains on.
+
+Train with `configs/embedded/sizes.yaml` first; then, from the repository's root:
+
+    python benchmarks/embedded_sizes.py runs/embedded-sizes --output benchmarks/results --picture docs/assets
+
+The model before the run is step 0; of each checkpoint the averaged weights count, which are what a run exports. What is
+measured is kept in the run's folder, so that an interrupted measurement can go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from run_logs import loss_curves
+
+from ltx_diffusers import LTXPipeline
+from ltx_diffusers.evaluation.shapes import evaluate_shapes
+from ltx_diffusers.geometry import VideoSize
+from ltx_diffusers.training.config import load_config
+from ltx_diffusers.training.loop import Trainer
+from ltx_diffusers.training.transformer import TransformerTask
+from ltx_diffusers.training.transformer_config import TransformerTrainConfig
+
+
+def model_at(run: Path, step: int) -> Path:
+    """The finished model of a checkpoint: a run that is resumed there and has no steps left."""
+    checkpoint = f"checkpoints/step-{step:08d}"
+    folder = run / "measured" / f"step-{step:08d}"
+    if not (folder / "model").exists():
+        (folder / checkpoint).parent.mkdir(parents=True, exist_ok=True)
+        if not (folder / checkpoint).exists():
+            (folder / checkpoint).symlink_to((run / checkpoint).resolve())
+            (folder / "cache").symlink_to((run / "cache").resolve())
+        last = [f"output={folder}", f"steps={step}", "validation_clips=0", "validation_prompts=1"]
+        config = load_config(TransformerTrainConfig, run / "config.yaml", last)
+        Trainer(TransformerTask(config), config, resume=True).train()
+    return folder / "model"
+
+
+def judged(model: Path, path: Path, sizes: Sequence[VideoSize], prompts: int) -> dict[str, dict[str, float]]:
+    """Shares of a model's videos that are right, by size and property; read from `path` if they are there."""
+    if path.exists():
+        return json.loads(path.read_text())
+    pipeline = LTXPipeline.from_pretrained(model, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    found = {}
+    for size in sizes:
+        report = evaluate_shapes(pipeline, num_prompts=prompts, parts=("text-to-video",), size=size)
+        name = f"{size.width}x{size.height}, {size.frames} frames"
+        found[name] = {figure["name"]: round(figure["value"], 4) for figure in report["figures"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found))
+    return found
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """Losses over the run, and the judge's shares of each size."""
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(10, 3.6), dpi=90, layout="constrained")
+    left, right = canvas.subplots(1, 2)
+    for name, style in (("training_loss", "-"), ("held_out_loss", "o-")):
+        steps, values = zip(*report[name], strict=True)
+        left.plot(steps, values, style, markersize=4, linewidth=1, label=name.replace("_", " "))
+    left.set(xlabel="step", ylabel="flow-matching loss")
+    left.legend(frameon=False)
+    steps = [int(step) for step in report["judge"]]
+    for size in next(iter(report["judge"].values())):
+        right.plot(steps, [found[size]["all"] for found in report["judge"].values()], "o-", label=size)
+    right.set(xlabel="step", ylabel="colour, shape and motion right", ylim=(0, 1.02))
+    right.legend(frameon=False, fontsize=8, loc="lower right")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    canvas.savefig(path)
+
+
+def main() -> None:
+    """Measure what isn't measured, and write the report and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1000, 2000, 3000], help="checkpoints")
+    parser.add_argument("--prompts", type=int, default=40)
+    parser.add_argument("--output", type=Path, required=True, help="folder of embedded_sizes.json")
+    parser.add_argument("--picture", type=Path, required=True, help="folder of embedded_sizes.png")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    config = load_config(TransformerTrainConfig, options.run / "config.yaml")
+    sizes = [bucket.size for bucket in config.buckets if bucket.num_frames > 1]
+    models = {0: Path(str(config.initial_weights))}
+    models |= {step: model_at(options.run, step) for step in options.steps}
+    report = {
+        "date": datetime.date.today().isoformat(),
+        "command": f"python benchmarks/embedded_sizes.py RUN --prompts {options.prompts}",
+        "machine": f"{platform.system()} {platform.machine()}, 1 thread",
+        **{name: metadata.version(name) for name in ("torch", "diffusers", "ltx-diffusers")},
+        "prompts": options.prompts,
+        **loss_curves(options.run),
+        "judge": {
+            str(step): judged(model, options.run / "measured" / f"{step}.json", sizes, options.prompts)
+            for step, model in models.items()
+        },
+    }
+    text = json.dumps(report, indent=1) + "\n"
+    (options.output / "embedded_sizes.json").write_text(text, encoding="utf-8")
+    plot(report, options.picture / "embedded_sizes.png")
+
+
+if __name__ == "__main__":
+    main()
