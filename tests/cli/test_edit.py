@@ -74,6 +74,24 @@ def test_the_settings_are_recorded_beside_the_video_and_in_it(model: str) -> Non
     assert app.main(["generate", "--from-json", "out.json"]) == 2  # it is no generated video
 
 
+def test_a_speed_is_set_said_and_recorded(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = []
+    set_speed = LTXEditPipeline.set_speed
+
+    def watched(self, speed):
+        chosen.append(speed)
+        return set_speed(self, speed)
+
+    monkeypatch.setattr(LTXEditPipeline, "set_speed", watched)
+    options = ("--model", model, "--set", "strength=0.99", "--speed", "fast")
+    assert run("in", *PROMPTS, "-o", "out.mp4", *options) == 0
+    assert chosen == ["fast"]
+    assert "speed fast: this pipeline computes every step" in capsys.readouterr().out
+    assert json.loads(Path("out.json").read_text())["speed"] == "fast"
+
+
 def test_guidance_and_size_reach_the_pipeline(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
     call = LTXEditPipeline.__call__
@@ -101,6 +119,7 @@ def test_guidance_and_size_reach_the_pipeline(model: str, monkeypatch: pytest.Mo
         (("in", "--frames", "17"), "too few frames"),
         (("in", "--device", "tpu"), "unknown device"),
         (("in", "--dtype", "int8"), "unknown dtype"),
+        (("in", "--speed", "quick"), "exact, fast, fastest"),
         (("in", "--method", "flowedit"), "flow-edit"),
         (("in", "--set", "depth=3"), "strength, refinement, averages"),
         (("in", "--set", "strength"), "NAME=VALUE"),

@@ -68,10 +68,15 @@ def calls() -> dict[str, tuple]:
 
 
 def latents(
-    pipeline: type, call: dict, transformer_setup: dict | None = None, seed: int | None = 5
+    pipeline: type,
+    call: dict,
+    transformer_setup: dict | None = None,
+    seed: int | None = 5,
+    speed: str = "exact",
 ) -> torch.Tensor:
     made = pipeline(**tiny_components(causal=True, statistics=True))
     made.set_progress_bar_config(disable=True)
+    made.set_speed(speed)
     if transformer_setup is not None:
         setup = dict(transformer_setup)
         if "config" in setup:
@@ -96,9 +101,14 @@ def share(rank: int) -> dict:
     torch.manual_seed(11)
     found["seeded globally"] = latents(*noisy, WAYS["ring"], seed=None).tolist()
     messages = []
-    for changes, seed in (({}, rank), ({"num_inference_steps": 3 + rank}, 5)):
+    speed = ("exact", "fast")[rank]
+    for changes, settings in (
+        ({}, {"seed": rank}),
+        ({"num_inference_steps": 3 + rank}, {}),
+        ({}, {"speed": speed}),
+    ):
         with pytest.raises(InputError) as caught:
-            latents(LTXPipeline, calls()[name][1] | changes, WAYS["cfg"], seed)
+            latents(LTXPipeline, calls()[name][1] | changes, WAYS["cfg"], **settings)
         messages.append(str(caught.value))
     long = LTXLongVideoPipeline(**tiny_components(causal=True))
     long.vae.enable_parallel_decoding()
@@ -123,6 +133,7 @@ def test_two_processes_give_what_one_gives() -> None:
     assert first["messages"] == second["messages"]
     assert "different generator" in first["messages"][0]
     assert "different num_inference_steps" in first["messages"][1]
+    assert "different speed" in first["messages"][2]
 
 
 def share_both(rank: int) -> dict:

@@ -12,6 +12,12 @@ Dtype = Annotated[
     str | None,
     typer.Option(help="float32, bfloat16 or float16. \\[default: float32 on a CPU, bfloat16 on a GPU]"),
 ]
+Speed = Annotated[
+    str | None,
+    typer.Option(
+        help="exact; fast or fastest leave out what changes little: see docs/how-to/speed.md. \\[default: exact]"
+    ),
+]
 VAEMemory = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="What encoding and decoding may take, like 6GB. \\[default: no limit]"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..functional.memory_size import parse_memory
-from .common_options import Device, Dtype, PromptCache, VAEMemory
+from .common_options import Device, Dtype, PromptCache, Speed, VAEMemory
 from .stages import Stages, peak_memory
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def command(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = None,
+    speed: Speed = None,
     vae_memory: VAEMemory = None,
     prompt_cache: PromptCache = None,
 ) -> None:
@@ -105,6 +106,7 @@ def command(
             version=version,
             device=device,
             dtype=dtype,
+            speed=speed,
             vae_memory=vae_memory,
             prompt_cache=prompt_cache,
             stages=stages,
@@ -157,6 +159,7 @@ class Edited:
         shape: (F, H, W) of the video.
         seed: Of its noise.
         num_steps: Steps that were run.
+        notes: What was done for the speed, in words.
     """
 
     path: Path
@@ -165,6 +168,7 @@ class Edited:
     shape: tuple[int, int, int]
     seed: int
     num_steps: int
+    notes: tuple[str, ...] = ()
 
     def lines(self, stages: Stages) -> list[str]:
         """What to tell the user."""
@@ -175,6 +179,7 @@ class Edited:
             *self.changes,
             f"{self.path}: {frames} frames of {width}x{height}, {self.num_steps} steps, seed {self.seed} "
             f"(settings in {self.record_path})",
+            *self.notes,
             f"{stages.summary()}; in all {sum(stages.seconds.values()):.1f} s; peak memory {memory}",
         ]
 
@@ -192,6 +197,7 @@ def edit_file(
     version: str | None = None,
     device: str = "auto",
     dtype: str | None = None,
+    speed: str | None = None,
     vae_memory: str | None = None,
     prompt_cache: Path | None = None,
     stages: Stages | None = None,
@@ -211,6 +217,7 @@ def edit_file(
         version: For a checkpoint file: its release.
         device: "auto", or the name of a device.
         dtype: Of the models; by default float32 on the CPU and bfloat16 on a GPU.
+        speed: Name of a speed; the exact one if None.
         vae_memory: What the VAE may take to encode and decode, such as "6GB"; None sets no limit.
         prompt_cache: Folder where features of prompts are kept; None keeps none.
         stages: Gets the times; a new one if None.
@@ -223,12 +230,14 @@ def edit_file(
     from ..data.video import write_video
     from .conditions import file_hash
     from .loading import check_device_name, find_pipeline, load_pipeline, pick_device, pick_dtype
+    from .making import speed_notes
     from .reconstruct import read_fitting
     from .records import record_path, versions, write_record
-    from .settings import DTYPES, check_dtype
+    from .settings import DTYPES, check_dtype, check_speed
 
     check_device_name(device)
     check_dtype(dtype)
+    check_speed(speed)
     budget = None if vae_memory is None else parse_memory(vae_memory)
     _check_places(source, output, size, num_frames)
     found = find_pipeline(model, text_encoder)
@@ -253,19 +262,21 @@ def edit_file(
         keep_text_encoder="auto",
         quiet=not verbose,
     )
+    notes = () if speed is None else pipeline.set_speed(speed)
     seed = secrets.randbelow(2**32) if seed is None else seed
     arguments = settings.arguments() | {"frame_rate": fps, "editor": editor}
     edited = _edited(pipeline, frames, arguments, seed, stages)
 
     stages.begin("write")
-    where_from = {"model": model, "text_encoder": text_encoder, "version": version}
+    where_from = {"model": model, "text_encoder": text_encoder, "version": version, "speed": speed}
     record = _record(settings, editor, source, source_hash, seed, edited.shape, fps) | {
         name: value for name, value in where_from.items() if value is not None
     }
     record |= {"dtype": str(precision).removeprefix("torch."), "versions": versions()}
     path = write_video(output, edited, fps, record)
     write_record(record_path(output), record)
-    return Edited(path, record_path(output), tuple(changes), edited.shape[:3], seed, pipeline.num_timesteps)
+    steps, said = pipeline.num_timesteps, speed_notes(speed, notes, 0)
+    return Edited(path, record_path(output), tuple(changes), edited.shape[:3], seed, steps, said)
 
 
 def build_editor(method: str, settings: Sequence[str]) -> Any:

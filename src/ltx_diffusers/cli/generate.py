@@ -9,7 +9,7 @@ import typer
 
 from ..errors import InputError, MediaError
 from .batch import read_jobs, run_batch
-from .common_options import Device, Dtype, PromptCache, VAEMemory
+from .common_options import Device, Dtype, PromptCache, Speed, VAEMemory
 from .making import Maker, default_output
 from .records import read_settings
 from .settings import Settings, option_values
@@ -187,12 +187,7 @@ def command(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = None,
-    speed: Annotated[
-        str | None,
-        _option(
-            "exact; fast or fastest leave out what changes little: see docs/how-to/speed.md. \\[default: exact]"
-        ),
-    ] = None,
+    speed: Speed = None,
     vae_memory: VAEMemory = None,
     prompt_cache: PromptCache = None,
     from_json: Annotated[

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, MediaError
-from .common_options import Device, Dtype, PromptCache, VAEMemory
+from .common_options import Device, Dtype, PromptCache, Speed, VAEMemory
 from .long_making import COMMAND, LongSettings, make_long, windows_folder
 from .making import default_output
 from .records import GENERATE, read_record, settings_of_record
@@ -111,9 +111,7 @@ def command(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = None,
-    speed: Annotated[
-        str | None, typer.Option(help="exact, or fast or fastest; see generate. \\[default: exact]")
-    ] = None,
+    speed: Speed = None,
     vae_memory: VAEMemory = None,
     prompt_cache: PromptCache = None,
     anew: Annotated[

@@ -22,7 +22,7 @@ def shared_groups(components: Sequence[Any]) -> list[dist.ProcessGroup]:
     return [group for part in components for group in getattr(part, "parallel_groups", ())]
 
 
-def agreed(request: Request, components: Sequence[Any], device: torch.device) -> Request:
+def agreed(request: Request, speed: str, components: Sequence[Any], device: torch.device) -> Request:
     """A checked call, the same on all processes that share its work.
 
     Processes that draw different noise would mix parts of different videos. Where no generator is given and torch's
@@ -30,15 +30,16 @@ def agreed(request: Request, components: Sequence[Any], device: torch.device) ->
 
     Args:
         request: This process's call.
+        speed: The pipeline's, which decides which steps are computed.
         components: Those that may share work: transformer and VAE.
         device: Where noise is drawn.
 
     Raises:
-        InputError: If another process makes another call, or has other generators; on every process.
+        InputError: If another process makes another call, or has another speed or other generators; on every process.
     """
     may_choose = request.generator is None
     for group in shared_groups(components):
-        mine = _told(request, device)
+        mine = _told(request, device) | {"speed": speed}
         everyones: list[Any] = [None] * dist.get_world_size(group)
         dist.all_gather_object(everyones, mine, group)
         differing = sorted(name for name in mine if any(other[name] != mine[name] for other in everyones))
@@ -50,7 +51,7 @@ def agreed(request: Request, components: Sequence[Any], device: torch.device) ->
             raise InputError(
                 "processes that share their work must make the same call",
                 got=f"different {', '.join(differing)}",
-                fix="give each process the same arguments, and generators with the same seeds",
+                fix="give each process the same arguments and speed, and generators with the same seeds",
             )
     return request
 

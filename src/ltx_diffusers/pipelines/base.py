@@ -278,7 +278,7 @@ class LTXPipelineBase(
     def _generate(self, request: Request) -> LTXPipelineOutput | tuple:
         """The course of a call: checks, then everything else."""
         request = self._prepared(request)
-        request = agreed(request, (self.transformer, self.vae), self._execution_device)
+        request = agreed(request, self.speed, (self.transformer, self.vae), self._execution_device)
         self._interrupt = False
         frames = self._frames(request)
         return LTXPipelineOutput(frames=frames) if request.return_dict else (frames,)
