@@ -18,6 +18,7 @@ from ltx_diffusers.pipelines import base as base_pipeline
 from ltx_diffusers.training.conditioning import random_box
 from ltx_diffusers.training.config import parse_config
 from ltx_diffusers.training.latent_cache import encode_posterior
+from ltx_diffusers.training.samples import GivenLatents
 from ltx_diffusers.training.transformer import TransformerTask
 from ltx_diffusers.training.transformer_config import TransformerTrainConfig
 
@@ -64,6 +65,19 @@ def reference_of(frames: np.ndarray) -> np.ndarray:
     return frames[:, ::2, ::2]
 
 
+OWN = {"own pictures": ((0, 1), (5, 1), (16, 1)), "own clips": ((0, 1), (8, 9)), "own nothing": ()}
+"""First frames and lengths of what a sample is given of its own, whatever would be drawn."""
+
+
+def own_of(name: str, frames: np.ndarray) -> list[VideoCondition]:
+    return [
+        VideoCondition(image=pictures(frames)[begin], frame_index=begin)
+        if length == 1
+        else VideoCondition(video=pictures(frames)[begin : begin + length], frame_index=begin)
+        for begin, length in OWN[name]
+    ]
+
+
 CASES = {
     "nothing": ({}, lambda frames, number: []),
     "first frame": (
@@ -100,6 +114,12 @@ CASES = {
         {},
         lambda frames, number: [ReferenceVideo(video=pictures(reference_of(frames)), scale=2.0)],
     ),
+    "own pictures": (
+        {"first_frame": 0.0, "clips": [{"frame": 3, "share": 1.0}]},
+        lambda frames, number: own_of("own pictures", frames),
+    ),
+    "own clips": ({"opening": 1.0}, lambda frames, number: own_of("own clips", frames)),
+    "own nothing": ({"region": 1.0}, lambda frames, number: []),
 }
 
 
@@ -124,6 +144,16 @@ def test_training_gives_what_the_pipeline_gives(tmp_path, base, name, monkeypatc
         frames = reference_of(task.source.clips[0][0].frames)
         latents = encode_posterior(task.vae, frames[None])[0][0]
         task.source = WithExtras(task.source, references=(latents,), reference_scale=2)
+    if name in OWN:
+        frames = task.source.clips[0][0].frames
+        posteriors = [
+            (begin, encode_posterior(task.vae, frames[None, begin : begin + length]))
+            for begin, length in OWN[name]
+        ]
+        given_here = tuple(
+            GivenLatents(begin, mean[0], 0 * spread[0]) for begin, (mean, spread) in posteriors
+        )
+        task.source = WithExtras(task.source, conditions=given_here)
     task.collator.source = task.source
 
     calls = []
@@ -188,7 +218,7 @@ def test_training_gives_what_the_pipeline_gives(tmp_path, base, name, monkeypatc
     torch.testing.assert_close(training["video_coords"], state.coords)
     given_tokens = training["timestep"] == 0
     assert torch.equal(given_tokens, token_levels(state, 1.0) == 0)
-    assert (name == "nothing") == (not given_tokens.any())
+    assert ("nothing" in name) == (not given_tokens.any())
     torch.testing.assert_close(  # encoded in bfloat16 in training
         training["tokens"][given_tokens], state.tokens[given_tokens], atol=0.08, rtol=0.08
     )

@@ -1,4 +1,4 @@
-"""What goes with a clip in files of its own, references and a mask: read at the clip's moments and place."""
+"""What goes with a clip: references, a mask and conditions; their files are read at the clip's moments and place."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import numpy as np
 from ..errors import InputError, MediaError
 from ..geometry import VideoSize
 from .buckets import Shown
+from .clips import GivenFrames
 from .cutting import Cut
 from .decoding import Window, decode_clip, one_line, probe_video
 from .media_entries import MediaEntry, Part, is_picture
 from .pictures import MIDDLE
+from .row_conditions import placed
 from .video import read_image
 
 BRIGHT = 128
@@ -31,10 +33,12 @@ class Beside:
     Attributes:
         references: uint8 (F, H, W, 3) each, or (1, H, W, 3) of a picture.
         mask: Which pixels are made anew, bool (F, H, W); None if there is no mask.
+        conditions: What the clip is given in training, as floats; None if nobody says.
     """
 
     references: tuple[np.ndarray, ...] = ()
     mask: np.ndarray | None = None
+    conditions: tuple[GivenFrames, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -138,35 +142,47 @@ def same_stretch(
 
 def read_beside(
     entry: MediaEntry,
-    size: VideoSize,
+    frames: np.ndarray,
     place: float = MIDDLE[0],
     position: tuple[float, float] = MIDDLE,
     cut: Cut | None = None,
 ) -> Beside:
-    """The references and the mask of a clip.
+    """The references, the mask and the conditions of a clip.
 
     Args:
         entry: The clip's file, and what goes with it.
-        size: Frames, height and width of the clip.
+        frames: The clip, uint8 (F, H, W, 3).
         place: Where the clip lies in its file: 0 is the start, 1 the end.
         position: Which part of the picture the clip shows.
         cut: How it is cut.
 
     Raises:
-        MediaError: If a file isn't there, can't be read, or doesn't fit the clip; the message names it.
+        MediaError: If a file isn't there, can't be read, or doesn't fit the clip; the message names it. If a condition
+            isn't inside the clip.
     """
-    paths = [*entry.references, *([] if entry.mask is None else [entry.mask])]
-    if not paths:
-        return Beside()
-    cut = cut or Cut()
-    whole = look_at(entry.open(), entry.is_picture)
-    read: Mapping[Path, np.ndarray] = {
+    size, cut = VideoSize(*frames.shape[:3]), cut or Cut()
+    given = None if entry.conditions is None else placed(entry.conditions, size.frames)
+    files = (*entry.references, entry.mask, *(one.file for _, one in given or ()))
+    paths = [file for file in files if file is not None]
+    whole = look_at(entry.open(), entry.is_picture) if paths else None
+    read: Mapping[Path | None, np.ndarray] = {None: frames} | {
         path: _read(path, whole, entry.part, size, place, position, cut) for path in paths
     }
     mask = None
     if entry.mask is not None:
         mask = np.broadcast_to(read[entry.mask].mean(axis=3) >= BRIGHT, tuple(size)).copy()
-    return Beside(tuple(read[path] for path in entry.references), mask)
+    conditions = None
+    if given is not None:
+        conditions = tuple(
+            GivenFrames(begin, frames_at(read[one.file], begin, one.frames).astype(np.float32) / 255)
+            for begin, one in given
+        )
+    return Beside(tuple(read[path] for path in entry.references), mask, conditions)
+
+
+def frames_at(shown: np.ndarray, begin: int, frames: int) -> np.ndarray:
+    """Some frames (f, H, W, 3) of what goes with a clip (F, H, W, 3); a picture (1, H, W, 3) stands for each moment."""
+    return shown if len(shown) == 1 else shown[begin : begin + frames]
 
 
 def look_beside(path: Path) -> Shown:

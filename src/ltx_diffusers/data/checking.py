@@ -131,7 +131,7 @@ def _look_at(entry: MediaEntry, quick: bool) -> _Finding:
     try:
         source = entry.open()
         digest, size = _digest(source)
-        for path in (*entry.references, *([] if entry.mask is None else [entry.mask])):
+        for path in entry.files_beside:
             look_beside(path)
         if entry.is_picture:
             height, width = read_image(source).shape[:2]
@@ -165,12 +165,20 @@ def _count(report: SetReport, entry: MediaEntry, facts: MediaFacts) -> None:
         report.pictures += 1
     else:
         report.videos += 1
-        seconds = max(0.0, (entry.part or Part()).seconds(facts.seconds))
+        seconds = _seconds(entry, facts)
         report.seconds += seconds
         report.frame_rates[round(facts.frame_rate or 0.0, 2)] += 1
-        share = seconds / facts.seconds if facts.seconds else 1.0
-        report.num_frames.append(round(share * facts.num_frames))
+        report.num_frames.append(_num_frames(entry, facts))
     report.wrong += [Problem(entry.name, text) for text in _disagreements(entry, facts)]
+
+
+def _seconds(entry: MediaEntry, facts: MediaFacts) -> float:
+    return max(0.0, (entry.part or Part()).seconds(facts.seconds))
+
+
+def _num_frames(entry: MediaEntry, facts: MediaFacts) -> int:
+    share = _seconds(entry, facts) / facts.seconds if facts.seconds else 1.0
+    return round(share * facts.num_frames)
 
 
 def _disagreements(entry: MediaEntry, facts: MediaFacts) -> Iterator[str]:
@@ -186,9 +194,16 @@ def _disagreements(entry: MediaEntry, facts: MediaFacts) -> Iterator[str]:
         except MediaError as error:
             yield one_line(error)
     if entry.is_picture:
+        if entry.conditions:
+            yield "it is a picture, which is given nothing: its conditions are never used"
         return
     if part.start >= facts.seconds:
         yield f"it begins at {part.start:g} s, but the video lasts {facts.seconds:g} s"
+    for condition in entry.conditions or ():
+        try:
+            condition.begin(_num_frames(entry, facts))
+        except MediaError as error:
+            yield one_line(error)
     frame = 1 / facts.frame_rate if facts.frame_rate else 0.0
     for names, true, slack in (
         (("fps", "frame_rate"), facts.frame_rate, 0.0),

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..errors import InputError, MediaError
+from .beside import read_beside
 from .clips import Clip, Problem
 from .cutting import Cut
 from .decoding import one_line
@@ -173,6 +174,7 @@ class ClipStream(IterableDataset):
             frames, frame_rate = self.cut.clip(
                 entry.open(), entry.is_picture, self.size, *draws, part=entry.part
             )
+            beside = read_beside(entry, frames, *draws, self.cut)
         except (MediaError, OSError) as error:
             self._skip(Problem(entry.name, one_line(error)))
             return None
@@ -181,6 +183,7 @@ class ClipStream(IterableDataset):
             caption=entry.caption,
             name=entry.name,
             frame_rate=frame_rate,
+            conditions=beside.conditions,
         )
 
     def _skip(self, problem: Problem) -> None:

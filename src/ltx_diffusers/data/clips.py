@@ -9,6 +9,19 @@ from typing import Protocol
 import numpy as np
 
 
+@dataclass(frozen=True)
+class GivenFrames:
+    """Frames that a clip is given in training.
+
+    Attributes:
+        frame: Frame of the clip at which they begin.
+        frames: float32 (f, H, W, 3) in [0, 1], f = 8k + 1; more than one begin at a multiple of 8.
+    """
+
+    frame: int
+    frames: np.ndarray
+
+
 @dataclass(frozen=True, kw_only=True)
 class Clip:
     """A captioned clip.
@@ -21,6 +34,7 @@ class Clip:
         references: What it is made from, for training in context: float32 (F, H, W, 3) in [0, 1] of its own moments
             and size each, or (1, H, W, 3) for a picture that goes with all moments. Clips without any have none.
         mask: Which pixels are made anew, bool (F, H, W); None for a clip that hasn't one.
+        conditions: What it is given in training, in order of the frames; () for nothing, None to have that drawn.
     """
 
     frames: np.ndarray
@@ -29,6 +43,7 @@ class Clip:
     frame_rate: float | None = None
     references: tuple[np.ndarray, ...] = ()
     mask: np.ndarray | None = None
+    conditions: tuple[GivenFrames, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from .media_entries import (
     part_in,
 )
 from .moving_shapes import Split
+from .row_conditions import CONDITIONS_FIELD, conditions_in
 
 _ONE_SPLIT, _SPLITS = "state.json", "dataset_dict.json"
 _ROWS_AT_ONCE = 1000
@@ -78,7 +79,7 @@ class DatasetClips(MediaClips):
 
     The folder is one that `save_to_disk` wrote, of one split or of several; splits called train, validation, val or
     test are trained on or held out accordingly. The media are in a column of its features Video or Image, or in one
-    of paths, called as in lists; captions, times and crops likewise as in lists.
+    of paths, called as in lists; captions, times, crops and conditions likewise as in lists.
 
     Args:
         num_frames, height, width, split, seed: See `ClipReader`.
@@ -157,7 +158,9 @@ def _rows(
         raise InputError(
             f"the dataset {folder} has no column {caption_column!r}", expected=", ".join(rows.features)
         )
-    others = [name for name in (*given, *FACT_FIELDS, *PART_FIELDS) if name in rows.features]
+    others = [
+        name for name in (*given, *FACT_FIELDS, *PART_FIELDS, CONDITIONS_FIELD) if name in rows.features
+    ]
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         table = rows[start : start + _ROWS_AT_ONCE]
         paths = _paths(table[column])
@@ -171,7 +174,7 @@ def _rows(
                     continue
                 name = name.rstrip("/") + _ENDINGS[kind]
             try:
-                part = part_in(fields)
+                part, conditions = part_in(fields), conditions_in(fields, root)
             except ValueError as error:
                 yield Problem(name, str(error))
                 continue
@@ -184,6 +187,7 @@ def _rows(
                 facts=facts_in(fields),
                 split=SPLITS.get(folder.name),
                 part=part,
+                conditions=conditions,
                 row=row,
                 column=column,
                 root=root,

@@ -15,6 +15,7 @@ from .clips import Problem
 from .media_clips import MediaClips
 from .media_entries import MediaEntry, caption_in, facts_in, is_media, part_in
 from .moving_shapes import Split
+from .row_conditions import conditions_in
 
 PATH_FIELDS = ("path", "file", "file_name", "file_path", "video", "video_path", "image")
 """Columns that hold the file; the first that a list has counts."""
@@ -46,7 +47,8 @@ class ListClips(MediaClips):
     for the split (`split`), and `fps` with `duration` of the whole file in seconds, by which videos that are too short
     are passed over without being opened. `start` and `end` in seconds and `crop` (left, top, width, height in pixels)
     name the part of a file that a row is about; several rows may name parts of one file. What a clip is made from
-    (`REFERENCE_FIELDS`) and which part is made anew (`MASK_FIELDS`) is read at the clip's own moments.
+    (`REFERENCE_FIELDS`) and which part is made anew (`MASK_FIELDS`) is read at the clip's own moments. `conditions`
+    says which frames a clip is given in training (`row_conditions`).
 
     Args:
         num_frames, height, width, split, seed: See `ClipReader`.
@@ -187,6 +189,7 @@ def _entry(row: Any, root: Path, path_column: str | None, caption_column: str | 
         references=_files(row, REFERENCE_FIELDS, root),
         mask=masks[0] if masks else None,
         part=part_in(row),
+        conditions=conditions_in(row, root),
     )
 
 

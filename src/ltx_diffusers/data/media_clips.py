@@ -40,7 +40,7 @@ class MediaClips:
     random stretch is taken, of every picture a random part; held-out clips come from the middle.
 
     An entry that can't be read, or is too short or too small, is left out where its turn comes: the number gets
-    another, and `skipped` lists it. So is one whose references or mask can't be read, or don't fit it.
+    another, and `skipped` lists it. So is one whose references, mask or conditions can't be read, or don't fit it.
 
     Args:
         entries: The set.
@@ -169,6 +169,7 @@ class MediaClips:
                 frame_rate=frame_rate,
                 references=tuple(each.astype(np.float32) / 255 for each in beside.references),
                 mask=beside.mask,
+                conditions=beside.conditions,
             )
             return entry, clip
         raise MediaError(f"none of {_ATTEMPTS} pictures and videos in a row could be used", got=problems[-1])
@@ -185,8 +186,8 @@ class MediaClips:
         else:
             place, position = MIDDLE[0], MIDDLE
         size = VideoSize(self.num_frames, self.height, self.width)
-        clip = self.cut.clip(entry.open(), entry.is_picture, size, place, position, part=entry.part)
-        return *clip, read_beside(entry, size, place, position, self.cut)
+        frames, rate = self.cut.clip(entry.open(), entry.is_picture, size, place, position, part=entry.part)
+        return frames, rate, read_beside(entry, frames, place, position, self.cut)
 
     def _skip(self, entry: MediaEntry, error: Exception) -> Problem:
         problem = Problem(entry.name, one_line(error))
@@ -257,4 +258,6 @@ def _fingerprint(entries: Sequence[MediaEntry]) -> str:
             digest.update(repr(entry.part).encode())
         if entry.references or entry.mask:
             digest.update(repr((entry.references, entry.mask)).encode("utf-8", "backslashreplace"))
+        if entry.conditions is not None:
+            digest.update(repr(entry.conditions).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()[:12]

@@ -7,9 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import MediaError
+
+if TYPE_CHECKING:
+    from .row_conditions import RowCondition
 
 PICTURE_ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
 VIDEO_ENDINGS = frozenset((".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".gif", ".ts"))
@@ -69,6 +72,7 @@ class MediaEntry:
         references: Files of what it is made from: for training in context, at the same moments.
         part: Which part of it is meant; None: all.
         mask: File of a picture or video whose bright part is what is made anew; None: everything.
+        conditions: What clips of it are given in training; () for nothing, None if nobody says.
     """
 
     name: str
@@ -81,6 +85,7 @@ class MediaEntry:
     references: tuple[Path, ...] = ()
     mask: Path | None = None
     part: Part | None = None
+    conditions: tuple[RowCondition, ...] | None = None
 
     @property
     def is_picture(self) -> bool:
@@ -96,6 +101,12 @@ class MediaEntry:
     def is_file(self) -> bool:
         """Whether it is a file of its own, which a list can name."""
         return self.span is None
+
+    @property
+    def files_beside(self) -> tuple[Path, ...]:
+        """Files that go with it: references, the mask, and those of its conditions."""
+        given = [condition.file for condition in self.conditions or ()]
+        return tuple(file for file in (*self.references, self.mask, *given) if file is not None)
 
     def open(self) -> Path | IO[bytes]:
         """What to read it from: the file's path, or the member's bytes in memory.

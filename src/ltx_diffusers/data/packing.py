@@ -23,6 +23,7 @@ from ..errors import InputError, MediaError
 from .clips import Problem
 from .decoding import one_line, probe_video
 from .media_entries import PART_FIELDS, MediaEntry
+from .row_conditions import CONDITIONS_FIELD
 from .tars import META_ENDING, SOURCE_FIELD
 from .video import read_image
 
@@ -153,6 +154,7 @@ def _write_shard(
             for number, (key, entry) in enumerate(keyed):
                 try:
                     content, facts = _read(entry)
+                    facts |= _conditions(entry)
                 except (MediaError, OSError) as error:
                     left_out.append(Problem(entry.name, one_line(error)))
                 else:
@@ -198,6 +200,15 @@ def _part(entry: MediaEntry) -> dict[str, Any]:
     }
 
 
+def _conditions(entry: MediaEntry) -> dict[str, Any]:
+    """What metadata say of an entry's conditions. Raises `MediaError` if one has a file."""
+    if entry.conditions is None:
+        return {}
+    if any(one.file is not None for one in entry.conditions):
+        raise MediaError("its condition names a file, and a tar has no place for that")
+    return {CONDITIONS_FIELD: [one.as_row() for one in entry.conditions]}
+
+
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)  # without time, owner and rights of the file: equal sets give equal tars
     member.size = len(content)
@@ -235,6 +246,8 @@ def _fingerprint(plan: Sequence[Sequence[tuple[str, MediaEntry]]]) -> str:
             )
             if entry.part is not None:
                 digest.update(repr(entry.part).encode())
+            if entry.conditions is not None:
+                digest.update(repr(entry.conditions).encode())
         digest.update(b"end of tar")
     return digest.hexdigest()
 

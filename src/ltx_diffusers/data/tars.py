@@ -20,6 +20,7 @@ from typing import Any
 from ..errors import MediaError
 from .clips import Problem
 from .media_entries import MediaEntry, caption_in, facts_in, is_media, is_picture, part_in
+from .row_conditions import conditions_in
 
 META_ENDING = ".meta.jsonl"
 """A tar's metadata lie beside it under its name with this ending."""
@@ -93,7 +94,7 @@ def index_shard(shard: Path) -> tuple[list[MediaEntry], list[Problem]]:
             problems.append(Problem(name, f"its own text or JSON is unusable: {error}"))
         fields = {**metadata.get(sample.key, {}), **own}
         try:
-            part = part_in(fields)
+            part, conditions = part_in(fields), conditions_in(fields)
         except ValueError as error:
             problems.append(Problem(name, f"{error}; it is left out"))
             continue
@@ -106,6 +107,7 @@ def index_shard(shard: Path) -> tuple[list[MediaEntry], list[Problem]]:
             span=(member.offset_data, member.size),
             facts=facts_in(fields),
             part=part,
+            conditions=conditions,
         )
     if not entries:
         problems.append(Problem(shard.name, "it has no pictures or videos"))

@@ -27,7 +27,7 @@ def check_latents(
     count: int,
     original: Callable[[dict[str, Any]], np.ndarray],
 ) -> tuple[Image, list[float]]:
-    """Decode some samples and draw them under their originals, each followed by its references.
+    """Decode some samples and draw them under their originals, each followed by its references and conditions.
 
     Args:
         store: The latents.
@@ -56,6 +56,9 @@ def check_latents(
         for place, latents in enumerate(sample.references):
             rows.append(_decoded(vae, latents))
             titles.append(f"reference {place + 1}, decoded")
+        for given in sample.conditions or ():
+            rows.append(_decoded(vae, given.mean))
+            titles.append(f"given from frame {given.frame} on, decoded")
         if sample.mask is not None:
             rows.append(_mask_shown(sample.mask, decoded))
             titles.append("decoded where nothing is made anew")

@@ -1,4 +1,4 @@
-"""What belongs to a clip besides its frames, made ready for training: references and masks (see `data.clips.Clip`)."""
+"""What belongs to a clip besides its frames, made ready for training: references, masks, conditions (see `Clip`)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..data.clips import Clip
+from ..data.clips import Clip, GivenFrames
 from ..denoising.conditions.region import kept_latents
 from ..errors import InputError
 from ..geometry import CompressionRatios, VideoSize, check_video_size
+from .samples import GivenLatents
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,12 @@ class Extras:
     Attributes:
         references: Posterior means (C, f, h, w), normalised by the VAE's statistics.
         mask: Which of the clip's latents are made anew (F', H', W'), 1 = made anew; None if it has no mask.
+        conditions: What it is given of its own; None if it doesn't say.
     """
 
     references: tuple[torch.Tensor, ...] = ()
     mask: torch.Tensor | None = None
+    conditions: tuple[GivenLatents, ...] | None = None
 
 
 def check_reference_sizes(sizes: Iterable[VideoSize], scale: int, ratios: CompressionRatios) -> None:
@@ -77,6 +80,24 @@ def latent_mask(clip: Clip, ratios: CompressionRatios) -> torch.Tensor | None:
         )
     keep = torch.from_numpy(~clip.mask.astype(bool))
     return 1 - kept_latents(keep[None], ratios)[0].float()
+
+
+def conditions_of(clip: Clip) -> tuple[GivenFrames, ...]:
+    """What a clip is given of its own, if anything.
+
+    Raises:
+        InputError: If it has another size than the clip, or isn't inside it.
+    """
+    frames, *picture = clip.frames.shape
+    for given in clip.conditions or ():
+        inside = 0 <= given.frame <= frames - len(given.frames)
+        if list(given.frames.shape[1:]) != picture or not inside:
+            raise InputError(
+                f"a condition of {clip.name or 'a clip'} doesn't fit the clip",
+                got=f"{given.frames.shape} from frame {given.frame} on",
+                expected=f"within {clip.frames.shape}",
+            )
+    return clip.conditions or ()
 
 
 def _checked(reference: np.ndarray, clip: Clip) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,12 +13,13 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from ..data.beside import BRIGHT, look_at, same_stretch, shown_part
+from ..data.beside import BRIGHT, frames_at, look_at, same_stretch, shown_part
 from ..data.buckets import Shown, fitting_sizes, nearest_size, places
 from ..data.clips import Problem
 from ..data.cutting import Cut
 from ..data.decoding import one_line
 from ..data.media_entries import MediaEntry, Part, is_picture
+from ..data.row_conditions import placed
 from ..denoising.conditions.region import kept_latents
 from ..errors import InputError, MediaError
 from ..geometry import CompressionRatios, VideoSize, check_video_size
@@ -112,7 +113,7 @@ class PreparedClip:
     """One sample: what will be known of it, and what must still be encoded.
 
     Attributes:
-        record: Plain data of the sample; latents, references and the mask by their keys.
+        record: Plain data of the sample; latents, references, conditions and the mask by their keys.
         frames: Clips to encode by their keys, uint8 (F, H, W, 3); those that are on disk already are left out.
         masks: Masks by their keys (F', H', W'), 1 = made anew.
     """
@@ -152,6 +153,10 @@ class _Media:
         return cut.clip(self.source, self.is_picture, size, place, part=self.part)[0]
 
 
+_Window = tuple[_Media, VideoSize, float, Cut]
+"""A clip: its file, its size, where it lies, and how it is cut."""
+
+
 class ClipPlanner:
     """Turns entries of a set into samples. Its methods may be called from several threads.
 
@@ -172,7 +177,7 @@ class ClipPlanner:
         try:
             media = replace(_open_media(entry.open(), entry.is_picture), part=entry.part)
             shown = media.shown
-            besides = {path: _open_beside(path) for path in (*entry.references, entry.mask) if path}
+            besides = {path: _open_beside(path) for path in entry.files_beside}
             return [
                 self._clip(entry, media, besides, size, place)
                 for size in self._sizes(shown)
@@ -204,9 +209,19 @@ class ClipPlanner:
         }
         prepared = PreparedClip(record)
         record["latents"] = self._latents(prepared, media, size, place, cut)
-        pieces = self._pieces(prepared, record["latents"], media, size, place)
+        begins = [
+            (piece_begin(piece, size.frames, self.ratios.time), piece[1]) for piece in self.settings.pieces
+        ]
+        whole = (media, size, place, cut)
+        pieces = self._pieces(prepared, whole, [piece for piece in begins if piece[0] is not None])
         if pieces:
-            record["pieces"] = pieces
+            record["pieces"] = {piece_name(*piece): key for piece, key in pieces.items()}
+        if entry.conditions is not None:
+            record["conditions"] = []
+            for begin, one in placed(entry.conditions, size.frames):
+                window = whole if one.file is None else _beside(besides[one.file], one.file, *whole)
+                (key,) = self._pieces(prepared, window, [(begin, one.frames)]).values()
+                record["conditions"].append([begin, key])
         if entry.references:
             scale = self.settings.reference_scale
             small = VideoSize(size.frames, size.height // scale, size.width // scale)
@@ -215,7 +230,7 @@ class ClipPlanner:
                 for path in entry.references
             ]
         if entry.mask is not None:
-            window = _beside(besides[entry.mask], entry.mask, media, size, place, cut)
+            window = _beside(besides[entry.mask], entry.mask, *whole)
             record["mask"] = self._mask(prepared, size, *window)
         return prepared
 
@@ -227,24 +242,19 @@ class ClipPlanner:
         return key
 
     def _pieces(
-        self, prepared: PreparedClip, clip: str, media: _Media, size: VideoSize, place: float
-    ) -> dict[str, str]:
-        """The keys of a clip's pieces by their first frames and lengths."""
-        begins = [
-            (piece_begin(piece, size.frames, self.ratios.time), piece[1]) for piece in self.settings.pieces
-        ]
-        keys = {
-            (begin, frames): key_of("piece", clip, begin, frames)
-            for begin, frames in begins
-            if begin is not None
-        }
+        self, prepared: PreparedClip, window: _Window, pieces: Sequence[tuple[int, int]]
+    ) -> dict[tuple[int, int], str]:
+        """The keys of some frames of a clip, or of what goes with it, by their first and their number."""
+        whole = _key("latents", self.encoder, *window)
+        keys = {piece: key_of("piece", whole, *piece) for piece in pieces}
         missing = [piece for piece, key in keys.items() if key not in self.known]
         if missing:
-            whole = prepared.frames.get(clip)
-            whole = media.read(size, place, self.settings.cut) if whole is None else whole
-            for begin, frames in missing:
-                prepared.frames[keys[begin, frames]] = whole[begin : begin + frames]
-        return {piece_name(*piece): key for piece, key in keys.items()}
+            media, size, place, cut = window
+            shown = prepared.frames.get(whole)
+            shown = media.read(size, place, cut) if shown is None else shown
+            for piece in missing:
+                prepared.frames[keys[piece]] = frames_at(shown, *piece)
+        return keys
 
     def _mask(
         self,
@@ -304,9 +314,7 @@ def _open_beside(path: Path) -> _Media:
         raise MediaError(f"what goes with it, {path.name}, can't be used", got=one_line(error)) from error
 
 
-def _beside(
-    beside: _Media, path: Path, media: _Media, size: VideoSize, place: float, cut: Cut
-) -> tuple[_Media, VideoSize, float, Cut]:
+def _beside(beside: _Media, path: Path, media: _Media, size: VideoSize, place: float, cut: Cut) -> _Window:
     """What belongs to a clip in a file that goes with the clip's; see `data.beside.same_stretch`."""
     found = same_stretch(path.name, beside.whole, media.whole, media.part, size, place, cut)
     return replace(beside, part=found.part), found.size, found.place, found.cut

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..denoising.conditions import ClipCondition, InPlaceCondition, KeyframeCondition, ReferenceCondition
+from ..denoising.conditions.base import Condition
 from ..denoising.state import TokenState
 from ..functional.draws import Draws
 from ..geometry import LTX_RATIOS, CompressionRatios, VideoSize, latent_size
@@ -53,6 +54,8 @@ class ClipShare(StrictModel):
 class ConditionShares(StrictModel):
     """How often what is given. What no share covers is text-to-video.
 
+    What a sample has of its own (a list's column `conditions`) stands in place of all that would be drawn for it.
+
     Attributes:
         first_frame: Share of the samples whose first frame is given (image-to-video).
         opening: Share of the samples given up to a random latent frame, but the last (extension).
@@ -60,6 +63,7 @@ class ConditionShares(StrictModel):
             the video that is encoded, or the latents around it would know what it held.
         clips: Given beside those, a whole step at a time.
         references: Share of the steps in which samples are given the references that they have.
+        own: Share of the steps in which samples are given the conditions that they have of their own.
         reference_scale: How many times fewer pixels a side references get than their clips, where the run itself
             encodes them; precomputed latents have theirs.
         noise: What is given has a noise level of its own, drawn from [0, this] for each sample (paper, section 2.3).
@@ -70,6 +74,7 @@ class ConditionShares(StrictModel):
     region: float = Field(default=0.0, ge=0, le=1)
     clips: tuple[ClipShare, ...] = ()
     references: float = Field(default=1.0, ge=0, le=1)
+    own: float = Field(default=1.0, ge=0, le=1)
     reference_scale: int = Field(default=1, gt=0)
     noise: float = Field(default=0.05, ge=0, lt=1)
 
@@ -101,6 +106,11 @@ class GivenClip:
 
     latents: Tensor
     frame: int
+
+    def condition(self, strength: Tensor) -> Condition:
+        """What inference makes of it, with a strength for each video (B,)."""
+        kind = KeyframeCondition if self.latents.shape[2] == 1 and self.frame > 0 else ClipCondition
+        return kind(latents=self.latents, strength=strength, frame=self.frame)
 
 
 @dataclass(frozen=True)
@@ -186,6 +196,7 @@ def with_drawn_conditions(
     clip: GivenClip | None = None,
     region: GivenRegion | None = None,
     *,
+    own: Sequence[GivenClip] | None = None,
     made_anew: Tensor | None = None,
     references: Sequence[GivenReference] = (),
 ) -> TokenState:
@@ -198,6 +209,7 @@ def with_drawn_conditions(
         draws: Source of randomness.
         clip: Given to every sample of this step.
         region: What the samples are given that the share `region` falls on.
+        own: Given to every sample, in place of all that would be drawn: what they have of their own; None to draw.
         made_anew: Which part of the videos isn't given (B, F, H, W), by their own masks; 1 = made anew. Replaces what
             would be drawn in place of the videos' tokens.
         references: Given to every sample of this step, without noise.
@@ -210,15 +222,17 @@ def with_drawn_conditions(
     given = in_front[:, :, None, None].expand(-1, -1, *latents.shape[3:])
     if made_anew is not None:
         given, region = 1 - made_anew, None
+    elif own is not None:
+        given, region = torch.zeros_like(given), None
     state = InPlaceCondition(latents, given * column).apply_to(state)
     if region is not None:
         others = shares.first_frame + shares.opening
         chosen = (kind >= others) & (kind < others + shares.region)
         given = region.keep * chosen.view(-1, 1, 1, 1)
         state = InPlaceCondition(region.latents, given * column).apply_to(state)
-    if clip is not None:
-        condition = KeyframeCondition if clip.latents.shape[2] == 1 else ClipCondition
-        state = condition(latents=clip.latents, strength=strength, frame=clip.frame).apply_to(state)
+    drawn = () if clip is None else (clip,)
+    for each in drawn if own is None else own:
+        state = each.condition(strength).apply_to(state)
     for reference in references:
         state = ReferenceCondition(reference.latents, scale=reference.scale).apply_to(state)
     return state

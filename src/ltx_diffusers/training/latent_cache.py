@@ -1,10 +1,10 @@
-"""Latents of training clips, with their frame rates, references and masks, encoded once and kept on disk."""
+"""Latents of training clips, with frame rates, references, masks and conditions, encoded once and kept on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,16 @@ from safetensors.torch import load_file, save_file
 from ..data.clips import Clip, ClipReader
 from ..geometry import CompressionRatios
 from ..models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
-from .clip_extras import Extras, latent_mask, references_of
+from .clip_extras import Extras, conditions_of, latent_mask, references_of
+from .samples import GivenLatents
 from .vae import to_model_range
 
 _BATCH = 8
 _PIXELS = 2**22
 """No more pixels than this are encoded at once, but for a clip that has more by itself."""
-_REFERENCE, _MASK = "reference", "mask"  # first words of the names of clips' extras on disk
+# First words of the names of clips' extras on disk.
+_REFERENCE, _MASK = "reference", "mask"
+_FRAMES, _CONDITION, _DEVIATION = "condition-frames", "condition", "condition-deviation"
 _NO_RATE = 0.0
 """Stands for the frame rate of a clip that tells none."""
 
@@ -50,7 +53,7 @@ def cached_posteriors(
         clips: The set.
         count: How many.
         folder: Where they are kept.
-        view: What is encoded of each clip; the clip itself if None, and with it its references and its mask.
+        view: What is encoded of each clip; the clip itself if None, and with it what belongs to it (`Extras`).
         reference_scale: How many times fewer pixels a side references get than their clips; None leaves them out.
 
     Returns:
@@ -58,7 +61,7 @@ def cached_posteriors(
         deviations: (N, C or 1, F', H', W') float32.
 
     Raises:
-        InputError: If a reference or a mask has another size than its clip.
+        InputError: If a reference, a mask or a condition doesn't fit its clip.
     """
     path = _path(vae, clips, count, folder, view, reference_scale)
     if not path.exists():
@@ -104,51 +107,75 @@ def cached_frame_rates(
 def cached_extras(
     vae: AutoencoderKLLTX, clips: ClipReader, count: int, folder: Path, reference_scale: int | None = 1
 ) -> list[Extras]:
-    """References and masks of clips that `cached_posteriors` has encoded."""
-    references: list[list[torch.Tensor]] = [[] for _ in range(count)]
-    masks: list[torch.Tensor | None] = [None] * count
+    """What belongs to clips that `cached_posteriors` has encoded."""
     with safe_open(_path(vae, clips, count, folder, None, reference_scale), "pt") as stored:
-        names = stored.keys()
-        words = [name.split() for name in names]
-        for kind, number, place in sorted(
-            (kind, int(place[0]), int(place[1])) for kind, *place in words if place
-        ):
-            tensor = stored.get_tensor(_extra_name(kind, number, place))
-            if kind == _MASK:
-                masks[number] = tensor
-            else:
-                references[number].append(_normalized(vae, tensor[None], tensor[None])[0][0])
-    return [Extras(tuple(given), mask) for given, mask in zip(references, masks, strict=True)]
+        names = set(stored.keys())
+
+        def kept(kind: str, number: int) -> Iterator[torch.Tensor]:
+            place = 0
+            while (name := _extra_name(kind, number, place)) in names:
+                yield stored.get_tensor(name)
+                place += 1
+
+        def given(number: int) -> tuple[GivenLatents, ...] | None:
+            frames = next(kept(_FRAMES, number), None)
+            if frames is None:
+                return None
+            posteriors = zip(kept(_CONDITION, number), kept(_DEVIATION, number), strict=True)
+            normalized = (_normalized(vae, mean[None], deviation[None]) for mean, deviation in posteriors)
+            return tuple(
+                GivenLatents(frame, mean[0], deviation[0])
+                for frame, (mean, deviation) in zip(frames.tolist(), normalized, strict=True)
+            )
+
+        return [
+            Extras(
+                tuple(_normalized(vae, mean[None], mean[None])[0][0] for mean in kept(_REFERENCE, number)),
+                next(kept(_MASK, number), None),
+                given(number),
+            )
+            for number in range(count)
+        ]
 
 
 @torch.no_grad()
 def encode_extras(vae: AutoencoderKLLTX, clip: Clip, reference_scale: int | None) -> Extras:
-    """References of a clip, and its mask, as latents on the CPU.
+    """What belongs to a clip, as latents on the CPU.
 
     Raises:
-        InputError: If a reference or the mask has another size than the clip.
+        InputError: If a reference, the mask or a condition doesn't fit the clip.
     """
     frames = [] if reference_scale is None else references_of(clip, reference_scale)
     means = tuple(encode_posterior(vae, reference[None])[0][0] for reference in frames)
-    return Extras(means, latent_mask(clip, _ratios(vae)))
+    posteriors = [(each.frame, encode_posterior(vae, each.frames[None])) for each in conditions_of(clip)]
+    given = tuple(GivenLatents(frame, mean[0], deviation[0]) for frame, (mean, deviation) in posteriors)
+    return Extras(means, latent_mask(clip, _ratios(vae)), None if clip.conditions is None else given)
 
 
 def _encode_extras(
     vae: AutoencoderKLLTX, clips: Sequence[tuple[int, Clip]], reference_scale: int | None
 ) -> dict[str, torch.Tensor]:
-    """References (not normalised) and masks of clips with these numbers, by their names on disk."""
+    """What belongs to clips with these numbers, by its names on disk; latents aren't normalised."""
     extras = {}
-    alike: dict[tuple[int, ...], dict[str, np.ndarray]] = {}
+    alike: dict[tuple[int, ...], dict[tuple[str, int, int], np.ndarray]] = {}
     for number, clip in clips:
         mask = latent_mask(clip, _ratios(vae))
         if mask is not None:
             extras[_extra_name(_MASK, number)] = mask
         references = [] if reference_scale is None else references_of(clip, reference_scale)
         for place, frames in enumerate(references):
-            alike.setdefault(frames.shape, {})[_extra_name(_REFERENCE, number, place)] = frames
+            alike.setdefault(frames.shape, {})[_REFERENCE, number, place] = frames
+        for place, given in enumerate(conditions_of(clip)):
+            alike.setdefault(given.frames.shape, {})[_CONDITION, number, place] = given.frames
+        if clip.conditions is not None:
+            begins = [given.frame for given in clip.conditions]
+            extras[_extra_name(_FRAMES, number)] = torch.tensor(begins, dtype=torch.int64)
     for frames in alike.values():
-        means = _encode(vae, np.stack(list(frames.values())))[0]
-        extras |= {name: mean.clone() for name, mean in zip(frames, means, strict=True)}
+        posteriors = zip(*_encode(vae, np.stack(list(frames.values()))), strict=True)
+        for (kind, number, place), (mean, deviation) in zip(frames, posteriors, strict=True):
+            extras[_extra_name(kind, number, place)] = mean.clone()
+            if kind == _CONDITION:
+                extras[_extra_name(_DEVIATION, number, place)] = deviation.clone()
     return extras
 
 

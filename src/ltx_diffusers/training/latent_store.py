@@ -20,7 +20,7 @@ from ..geometry import VideoSize
 from .clip_plan import piece_name
 from .conditioning import Piece
 from .fingerprints import key_of, text_fingerprint, vae_fingerprint
-from .samples import LatentSample
+from .samples import GivenLatents, LatentSample
 from .sources import Posterior
 from .tensor_shards import ShardReader, shard_sizes
 
@@ -138,6 +138,10 @@ class LatentStore:
         record = self.record(number)
         posterior = self._posterior(record["latents"])
         embeds, mask = self._features(record["text"]) if "text" in record else (None, None)
+        conditions = None
+        if "conditions" in record:
+            read = [(frame, self._posterior(place)) for frame, place in record["conditions"]]
+            conditions = tuple(GivenLatents(frame, given.mean, given.deviation) for frame, given in read)
         return LatentSample(
             mean=posterior.mean,
             deviation=posterior.deviation,
@@ -149,6 +153,7 @@ class LatentStore:
             references=tuple(self._posterior(place).mean for place in record.get("references", ())),
             reference_scale=self.settings["data"]["reference_scale"],
             mask=self._latents.read(*record["mask"])["mask"].float() if "mask" in record else None,
+            conditions=conditions,
         )
 
     def view(self, number: int, view: Any) -> Posterior:

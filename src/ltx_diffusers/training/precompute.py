@@ -186,7 +186,7 @@ def _encode_clips(
     rank: int,
     progress: Progress,
 ) -> None:
-    """Encode clips, references and masks of a share, and note the VAE in the settings."""
+    """Encode the clips of a share with what belongs to them, and note the VAE in the settings."""
     vae = load_vae()
     ratios = CompressionRatios(
         vae.temporal_compression_ratio, vae.spatial_compression_ratio, vae.spatial_compression_ratio

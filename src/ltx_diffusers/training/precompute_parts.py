@@ -233,6 +233,10 @@ def _write_samples(
             record["references"] = [place(LATENTS_FOLDER, key) for key in sample["references"]]
         if "pieces" in sample:
             record["pieces"] = {name: place(LATENTS_FOLDER, key) for name, key in sample["pieces"].items()}
+        if "conditions" in sample:
+            record["conditions"] = [
+                [frame, place(LATENTS_FOLDER, key)] for frame, key in sample["conditions"]
+            ]
         if "mask" in sample:
             record["mask"] = place(LATENTS_FOLDER, sample["mask"])
         if text is not None:
@@ -257,6 +261,7 @@ def _prune(folder: Path, samples: list[dict[str, Any]], part: PartOfRun) -> int:
     for sample in samples:
         latents |= {sample["latents"], *sample.get("references", ()), sample.get("mask", "")}
         latents |= set(sample.get("pieces", {}).values())
+        latents |= {key for _, key in sample.get("conditions", ())}
     texts: Container[str] = ()
     if (text := part.settings["text_encoder"]) is not None:
         captions = [*part.prompts, *(sample["caption"] for sample in samples)]

@@ -9,6 +9,20 @@ import torch
 from ..geometry import VideoSize
 
 
+@dataclass(frozen=True, eq=False)
+class GivenLatents:
+    """Frames that a sample is given, encoded by themselves.
+
+    Attributes:
+        frame: Frame of the clip at which they begin.
+        mean, deviation: Their posterior, as that of a sample.
+    """
+
+    frame: int
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LatentSample:
     """A clip as the transformer is trained on it. All tensors lie on the CPU.
@@ -27,6 +41,7 @@ class LatentSample:
         reference_scale: How many times fewer pixels a side the references have than the clip; 1 for the same size.
         mask: Which part is made anew (F', H', W'), float32 in [0, 1], 1 = made anew and 0 = given; None if everything
             is, or if the training draws what is given.
+        conditions: What is given of its own, in order of the frames; () for nothing, None if the training draws that.
         weight: How much the sample counts in the loss.
     """
 
@@ -40,6 +55,7 @@ class LatentSample:
     references: tuple[torch.Tensor, ...] = ()
     reference_scale: int = 1
     mask: torch.Tensor | None = None
+    conditions: tuple[GivenLatents, ...] | None = None
     weight: float = 1.0
 
     @property

@@ -79,7 +79,7 @@ class SeesPixels(Protocol):
 
 
 class EncodedClips:
-    """The first clips of a data reader, with their references, in one or several sizes, encoded once and kept on disk.
+    """The first clips of a data reader, with what belongs to them, in several sizes, encoded once and kept on disk.
 
     Args:
         vae: Encodes them.
@@ -92,7 +92,8 @@ class EncodedClips:
         reference_scale: How many times fewer pixels a side references get than their clips; None leaves them out.
 
     Raises:
-        InputError: If the VAE can't encode references of a size by this scale, or one has another size than its clip.
+        InputError: If the VAE can't encode references of a size by this scale, or what belongs to a clip
+            doesn't fit it.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class EncodedClips:
             references=self._extras[bucket][index].references,
             reference_scale=self.reference_scale,
             mask=self._extras[bucket][index].mask,
+            conditions=self._extras[bucket][index].conditions,
         )
 
     def describe(self, number: int) -> str:
@@ -207,6 +209,7 @@ class OnTheFly:
             references=extras.references,
             reference_scale=self.reference_scale,
             mask=extras.mask,
+            conditions=extras.conditions,
         )
 
     def describe(self, number: int) -> str:

@@ -155,7 +155,13 @@ class TransformerTask:
         rows = [pick.index for pick in picks]
         samples = [self.source[pick.number] for pick in picks]
         captions = [self._caption(step, pick) for pick in picks]
-        groups = self.collator.groups(picks, samples, self.plan.clip(step), self.plan.gives_references(step))
+        groups = self.collator.groups(
+            picks,
+            samples,
+            self.plan.clip(step),
+            self.plan.gives_references(step),
+            own=self.plan.gives_own(step),
+        )
         return {
             "groups": groups,
             **{name: values[rows] for name, values in levels.items()},
@@ -275,7 +281,8 @@ class TransformerTask:
                 ]
                 samples = [self.held_out[number] for number in chosen]
                 captions = [self.held_out.caption(number, rng) for number in chosen]
-                groups = collator.groups(picks, samples, None, True, drawn_regions=False)
+                own = self.config.conditions.own > 0
+                groups = collator.groups(picks, samples, None, True, own=own, drawn_regions=False)
                 batch = {
                     "groups": tuple(_to(group, device) for group in groups),
                     "sigma": levels[start : start + len(chosen)],

@@ -28,7 +28,7 @@ _MOST_SAMPLES = 2**31
 """Sources with more than this are endless: their samples are taken in order, not at random."""
 
 # Last words of the seeds of what is drawn for a step.
-_CLIP, _REFERENCES, _KEEP = 1, 2, 3
+_CLIP, _REFERENCES, _KEEP, _OWN = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,10 @@ class TransformerPlan:
         """Whether samples are given their references at a step."""
         return self.draw(step, _REFERENCES) < self.config.conditions.references
 
+    def gives_own(self, step: int) -> bool:
+        """Whether samples are given the conditions of their own at a step."""
+        return self.draw(step, _OWN) < self.config.conditions.own
+
     def draw(self, step: int, what: int) -> float:
         """A number from [0, 1) that a step has for one of its choices."""
         return float(np.random.default_rng([self.config.seed, step, 0, what]).random())
@@ -213,6 +217,7 @@ class Collator:
         clip: int | None,
         references: bool,
         *,
+        own: bool = True,
         drawn_regions: bool = True,
     ) -> tuple[dict[str, Any], ...]:
         """Groups of a batch; see `TransformerTrainingModule.noised_tokens`.
@@ -222,20 +227,32 @@ class Collator:
             samples: The samples.
             clip: Number of the config's clip that is given.
             references: Whether the samples are given their references.
+            own: Whether the samples are given the conditions of their own, in place of what is drawn.
             drawn_regions: Whether regions come along, for the share of samples that they fall on.
         """
         by_kind: dict[Any, list[int]] = {}
         for row, (pick, sample) in enumerate(zip(picks, samples, strict=True)):
             shapes = tuple(tuple(reference.shape) for reference in sample.references) if references else ()
-            kind = (pick.bucket, sample.latent_size, shapes, sample.reference_scale, sample.mask is None)
+            given = None
+            if own and sample.conditions is not None:
+                given = tuple((each.frame, tuple(each.mean.shape)) for each in sample.conditions)
+            kind = (
+                (pick.bucket, sample.latent_size),
+                (shapes, sample.reference_scale),
+                sample.mask is None,
+                given,
+            )
             by_kind.setdefault(kind, []).append(row)
         groups = []
-        for rows in by_kind.values():
-            some = [picks[row] for row in rows]
-            group = self._group(some, [samples[row] for row in rows], references)
-            group |= self._clip(some, clip)
-            if drawn_regions and self.config.conditions.region:
-                group |= self._region(some, samples[rows[0]].latent_size)
+        for (*_, given), rows in by_kind.items():
+            some, theirs = [picks[row] for row in rows], [samples[row] for row in rows]
+            group = self._group(some, theirs, references)
+            if given is not None:
+                group["own"] = _own(theirs)
+            else:
+                group |= self._clip(some, clip)
+                if drawn_regions and self.config.conditions.region:
+                    group |= self._region(some, theirs[0].latent_size)
             groups.append(group | {"rows": tuple(rows)})
         return tuple(groups)
 
@@ -280,3 +297,15 @@ class Collator:
             f"{name}_mean": torch.stack([posterior.mean for posterior in posteriors]),
             f"{name}_deviation": torch.stack([posterior.deviation for posterior in posteriors]),
         }
+
+
+def _own(samples: Sequence[LatentSample]) -> tuple[dict[str, Any], ...]:
+    """What samples with conditions of one kind are given of their own, one condition after the other."""
+    return tuple(
+        {
+            "frame": each[0].frame,
+            "mean": torch.stack([one.mean for one in each]),
+            "deviation": torch.stack([one.deviation for one in each]),
+        }
+        for each in zip(*(sample.conditions for sample in samples), strict=True)
+    )

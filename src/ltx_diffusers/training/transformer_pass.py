@@ -102,8 +102,9 @@ class TransformerTrainingModule(torch.nn.Module):
             group: Posteriors `mean` (b, C, F, H, W) and `deviation`, `frame_rate` (b,), the samples' `numbers` in the
                 run and their `rows` in the batch. In a step with a clip that is given, `clip_mean`, `clip_deviation`
                 and its first frame `clip_frame`; where regions are given, `region_mean`, `region_deviation` and
-                `region_keep` (b, F, H, W); with masks of the samples' own `made_anew` (b, F, H, W); with references
-                `references`, each (b, C, f, h, w), and `reference_scale`.
+                `region_keep` (b, F, H, W); in place of these, with conditions of the samples' own, `own`, each with
+                `frame`, `mean` and `deviation`; with masks of the samples' own `made_anew` (b, F, H, W); with
+                references `references`, each (b, C, f, h, w), and `reference_scale`.
             sigma: Noise level of all samples of the batch (B,).
             batch: The batch, for `step` and `keep`.
         """
@@ -119,6 +120,9 @@ class TransformerTrainingModule(torch.nn.Module):
             clip = GivenClip(_drawn(group, "clip_", draws), group["clip_frame"])
         if "region_mean" in group:
             region = GivenRegion(_drawn(group, "region_", draws), group["region_keep"])
+        own = None
+        if "own" in group:
+            own = [GivenClip(_drawn(each, "", draws), each["frame"]) for each in group["own"]]
         references = [
             GivenReference(latents, group["reference_scale"]) for latents in group.get("references", ())
         ]
@@ -129,6 +133,7 @@ class TransformerTrainingModule(torch.nn.Module):
             draws,
             clip,
             region,
+            own=own,
             made_anew=group.get("made_anew"),
             references=references,
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import InputError, MediaError
 from ..media_entries import MediaEntry
+from ..row_conditions import CONDITIONS_FIELD
 from .measuring import MeasuredScene
 from .rules import Verdict
 
@@ -49,8 +50,8 @@ def check_list_writable(path: Path, source: Path, entries: Iterable[MediaEntry])
 def write_list(path: Path, verdicts: Iterable[Verdict]) -> None:
     """Write scenes as a list, whole or not at all, with their numbers, and with the reasons of those left out.
 
-    Paths are relative to the list's folder. The reader finds `path`, `caption`, `split`, `references`, `mask`, `start`,
-    `end`, `crop` and what is known of the whole file: `fps`, `duration`, `width` and `height`.
+    Paths are relative to the list's folder. The reader finds `path`, `caption`, `split`, `references`, `mask`,
+    `conditions`, `start`, `end`, `crop` and what is known of the whole file: `fps`, `duration`, `width` and `height`.
 
     Raises:
         MediaError: If it can't be written.
@@ -82,6 +83,10 @@ def scene_row(scene: MeasuredScene, folder: Path) -> dict[str, Any]:
         row["references"] = [_relative(path, folder) for path in entry.references]
     if entry.mask is not None:
         row["mask"] = _relative(entry.mask, folder)
+    if entry.conditions is not None:
+        row[CONDITIONS_FIELD] = [
+            one.as_row(None if one.file is None else _relative(one.file, folder)) for one in entry.conditions
+        ]
     if scene.part is not None:
         if scene.part.start or scene.part.end is not None:
             row["start"] = scene.part.start
