@@ -1,4 +1,4 @@
-"""What `benchmarks.run` measures: the same random weights and inputs in each target, as functions to call.
+"""What `benchmarks.run` measures of models and whole generations: the same random weights and inputs in each target.
 
 A case gives for each target a function that does the work once and returns what came of it. Targets: `ours`;
 `diffusers`, as its pipelines call its classes; `official`, the package ltx-video.
@@ -29,64 +29,14 @@ from ltx_diffusers.denoising.state import TokenState, at_noise_level, from_noise
 from ltx_diffusers.denoising.velocity import GuidedVelocity, TextFeatures
 from ltx_diffusers.functional.coordinates import Placement, video_coordinates
 from ltx_diffusers.functional.latents import pack_latents
-from ltx_diffusers.geometry import VideoSize
-from ltx_diffusers.models.autoencoders.released import RELEASED as RELEASED_VAES
-from ltx_diffusers.models.transformers.released import RELEASED
 from ltx_diffusers.schedulers.foreign_configs import from_diffusers
 
-FRAME_RATE = 25.0
-TEXT_LENGTH = 128
-"""Diffusers pads and cuts prompts to it."""
-WORDS = {"positive": 40, "negative": 1}
-"""Tokens of the prompt, and of the empty negative one."""
+from .floors import generation_flops, transformer_flops
+from .sizes import FRAME_RATE, TEXT_LENGTH, WORDS, Size
+
 LEVELS = (1.0, 0.9)
 """Noise levels of the steps that a transformer case takes: what is computed once counts with them."""
 GUIDANCE = 3.0
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large the models and the video are.
-
-    Attributes:
-        transformer: Settings of the transformer.
-        vae: Settings of the VAE.
-        video: Frames, rows and columns of pixels.
-        steps: Steps of a whole generation.
-    """
-
-    transformer: dict[str, Any]
-    vae: dict[str, Any]
-    video: tuple[int, int, int]
-    steps: int = 4
-
-    @property
-    def latent(self) -> VideoSize:
-        """Latent frames, rows and columns."""
-        frames, height, width = self.video
-        return VideoSize((frames - 1) // 8 + 1, height // 32, width // 32)
-
-
-def _narrow_transformer(width: int, head: int, layers: int, text: int) -> dict[str, Any]:
-    heads = {"num_attention_heads": width // head, "attention_head_dim": head, "cross_attention_dim": width}
-    return {**heads, "num_layers": layers, "caption_channels": text}
-
-
-def _narrow_vae(divisor: int) -> dict[str, Any]:
-    config = dict(RELEASED_VAES["0.9.5"])
-    for name in ("block_out_channels", "decoder_block_out_channels"):
-        config[name] = tuple(channels // divisor for channels in config[name])
-    return config
-
-
-SIZES: dict[str, Size] = {
-    "tiny": Size(_narrow_transformer(128, 64, 2, 64), _narrow_vae(16), (9, 64, 96), 2),
-    "small": Size(_narrow_transformer(512, 64, 8, 1024), _narrow_vae(4), (17, 192, 256)),
-    "reduced": Size(_narrow_transformer(512, 64, 8, 1024), _narrow_vae(4), (41, 384, 512)),
-    "2b": Size(dict(RELEASED["2b"]), dict(RELEASED_VAES["0.9.5"]), (121, 512, 768), 20),
-    "13b": Size(dict(RELEASED["13b"]), dict(RELEASED_VAES["0.9.5"]), (121, 512, 768), 20),
-}
-"""Widths and lengths by name. Heads are 64 wide; attention takes a quarter of the reduced work, a third of the 2B's."""
 
 
 class Models:
@@ -165,7 +115,7 @@ class Case:
 
     Attributes:
         make: (models, target) -> a function that does it once.
-        targets: Who can do it.
+        targets: Who can do it. A library's name, with a comma the way in which it does it.
         flops: Floating-point operations that it takes at least; None if they aren't counted.
         read: What came of it as a tensor, for the comparison; None if it is one.
         facts: (models, what came of it) -> further figures of the row; None if there are none.
@@ -176,18 +126,6 @@ class Case:
     flops: Callable[[Size], float] | None = None
     read: Callable[[Any], torch.Tensor] | None = None
     facts: Callable[[Models, Any], dict[str, Any]] | None = None
-
-
-def transformer_flops(size: Size, texts: int) -> float:
-    """Operations of the products of one step under some texts; what depends on no text, or no step, counts once."""
-    config, tokens = size.transformer, size.latent.frames * size.latent.height * size.latent.width
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    # Four products of self-attention, two of cross-attention, eight of the feed-forward; scores and values.
-    linear = 2 * tokens * width * width * (4 + 2 + 8)
-    attention = 4 * tokens * tokens * width + 4 * tokens * max(WORDS.values()) * width
-    in_common = 4 * tokens * tokens * width + 2 * tokens * width * (128 + 4 * width)
-    all_rows = texts * (config["num_layers"] * (linear + attention) + 4 * tokens * 128 * width)
-    return all_rows - (texts - 1) * in_common
 
 
 def _text(models: Models, name: str) -> TextFeatures:
@@ -254,34 +192,6 @@ def _steps(texts: tuple[str, ...], first_frame: bool = False) -> Callable[[Model
     return make
 
 
-def _decode(models: Models, target: str) -> Callable[[], torch.Tensor]:
-    vae, source = models.get("vae", target), torch.Generator().manual_seed(4)
-    size = models.size.latent
-    frames = min(size.frames, 4)
-    latents = torch.randn(1, 128, frames, size.height, size.width, generator=source)
-    latents = latents.to(models.device, models.dtype)
-    temb = torch.full((1,), 0.05, device=models.device, dtype=models.dtype)
-
-    @torch.no_grad()
-    def work() -> torch.Tensor:
-        return vae.decode(latents, temb, return_dict=False)[0]
-
-    return work
-
-
-def _encode(models: Models, target: str) -> Callable[[], torch.Tensor]:
-    vae, source = models.get("vae", target), torch.Generator().manual_seed(5)
-    frames, height, width = models.size.video
-    video = torch.randn(1, 3, min(frames, 25), height, width, generator=source)
-    video = video.to(models.device, models.dtype)
-
-    @torch.no_grad()
-    def work() -> torch.Tensor:
-        return vae.encode(video).latent_dist.mean
-
-    return work
-
-
 def _generation(from_image: bool) -> Callable[[Models, str], Callable]:
     """A whole generation from features of the text to frames, as a user calls it."""
 
@@ -344,9 +254,7 @@ CASES: dict[str, Case] = {
     "transformer-cfg-first-frame": Case(
         _steps(PAIR, first_frame=True), ALL, lambda size: len(LEVELS) * transformer_flops(size, 2)
     ),
-    "vae-decode": Case(_decode, TWO),
-    "vae-encode": Case(_encode, TWO),
-    "text-to-video": Case(_generation(False), TWO),
-    "image-to-video": Case(_generation(True), TWO),
+    "text-to-video": Case(_generation(False), TWO, lambda size: generation_flops(size, False)),
+    "image-to-video": Case(_generation(True), TWO, lambda size: generation_flops(size, True)),
 }
 """Cases by name. Transformer cases are steps at two noise levels, text and coordinates new at the first."""

@@ -21,13 +21,13 @@ from ltx_diffusers.models.transformers.step_cache import StepCache
 from ltx_diffusers.pipelines.speed import compile_blocks, product_config, quantize_blocks
 from ltx_diffusers.schedulers.foreign_configs import from_diffusers
 
-from .cases import FRAME_RATE, GUIDANCE, TEXT_LENGTH, Size
-from .cases import SIZES as CASE_SIZES
+from .cases import GUIDANCE
+from .sizes import FRAME_RATE, LATENT_CHANNELS, TEXT_LENGTH, Size
+from .sizes import SIZES as CASE_SIZES
 
 Work = Callable[[], torch.Tensor]
 Target = tuple[str, Callable[[], Work]]
 """A name, and what builds the work."""
-LATENT_CHANNELS = 128
 WORDS = 40
 """Tokens of the prompt of a step; the other positions up to `TEXT_LENGTH` are padding."""
 

@@ -13,6 +13,7 @@ Beside the JSON file a table (.md) and, with matplotlib, a plot (.png) are writt
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import platform
@@ -24,8 +25,10 @@ from typing import Any
 
 import torch
 
+from ltx_diffusers.models.autoencoders.released import RELEASED as RELEASED_VAES
+
 from .cases import CASES as MODEL_CASES
-from .cases import SIZES, Models
+from .cases import Models
 from .measuring import (
     bandwidth,
     hardware,
@@ -35,9 +38,12 @@ from .measuring import (
     relative_error,
     summary,
 )
+from .sizes import SIZES
 from .user_cases import CASES as USER_CASES
+from .user_cases import Alone
+from .vae_cases import CASES as VAE_CASES
 
-CASES = MODEL_CASES | USER_CASES
+CASES = MODEL_CASES | VAE_CASES | USER_CASES
 TARGETS = ("ours", "diffusers", "official")
 
 
@@ -46,15 +52,14 @@ def measured(
 ) -> dict[str, dict[str, Any]]:
     """Figures of a case for each target that can do it."""
     case, device = CASES[name], models.device
-    works = {target: case.make(models, target) for target in targets if target in case.targets}
-    results: dict[str, Any] = {}
-    peaks = {
-        target: peak_bytes(lambda target=target: results.update({target: works[target]()}), device)
-        for target in works
-    }
+    chosen = [name for target in targets for name in case.targets if name.split(",")[0] == target]
+    works = {target: case.make(models, target) for target in chosen}
+    results = {target: work() for target, work in works.items()}  # warms up what libraries keep
     times = interleaved_seconds(works, rounds, device)
-    for target, work in works.items():
-        peaks[target] = getattr(work, "peak_bytes", peaks[target])  # of a process of its own
+    peaks = {
+        target: work.peak_bytes if isinstance(work, Alone) else peak_bytes(work, device)
+        for target, work in works.items()
+    }
     read = case.read or (lambda result: result)
     tensors = {target: read(result) for target, result in results.items()}
     first = next(iter(works))
@@ -158,6 +163,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--dtypes", type=names(dtypes), default=list(dtypes))
     parser.add_argument("--size", choices=SIZES, default="reduced")
     parser.add_argument("--tiny", action="store_const", const="tiny", dest="size", help="to try the script")
+    parser.add_argument("--vae", choices=RELEASED_VAES, help="its release [default: the newest]")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
@@ -173,7 +179,9 @@ def main() -> None:
     options = parsed()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    device, size = torch.device(options.device), SIZES[options.size]
+    if options.vae is not None:
+        size = dataclasses.replace(size, vae_version=options.vae)
     packages = ["ltx-diffusers", "diffusers", "torch"]
     packages += ["ltx-video"] if "official" in options.targets else []
     report: dict[str, Any] = {
@@ -184,6 +192,7 @@ def main() -> None:
         "targets": options.targets,
         "rounds": options.rounds,
         "size": options.size,
+        "vae": size.vae_version,
         "limits": {"gigabytes_per_second": round(bandwidth(device) / 1e9, 1)},
         "rows": {},
     }
@@ -191,7 +200,7 @@ def main() -> None:
         dtype = getattr(torch, name)
         peak = peak_flops(device, dtype)
         report["limits"][f"{name} gigaflops"] = round(peak / 1e9, 1)
-        models = Models(SIZES[options.size], dtype, device)
+        models = Models(size, dtype, device)
         for case in options.cases:
             rows = measured(case, models, options.targets, options.rounds, peak)
             report["rows"][f"{case} {name}"] = rows

@@ -1,6 +1,7 @@
 """What users wait for around a generation, as cases of `benchmarks.run`: import, loading, frames in their hands.
 
 - `import`: a new Python process that imports the library's front, and `import-pipeline`: its text-to-video pipeline.
+- `command-help`, `command-generate`: `ltx-diffusers --help`, and a video of the embedded model, each in a new process.
 - `load`: a pipeline from a folder in Diffusers' layout, with one number of each page of its weights read, so that what
   is only mapped counts as well. Files and models are in the type measured; `load-cast` begins with files in the other.
 - `frames-pil`, `frames-np`: a decoded video as the pipelines give it. `frames-mp4`: as a file, by each library's own
@@ -33,7 +34,8 @@ from ltx_diffusers.data.video import read_video, write_video
 from ltx_diffusers.embedded import embedded_model_path
 from ltx_diffusers.pipelines.frames import to_bytes, to_output
 
-from .cases import FRAME_RATE, TWO, Case, Models
+from .cases import TWO, Case, Models
+from .sizes import FRAME_RATE
 
 EQUAL = {"preset": "medium", "crf": "25", "x264-params": "mbtree=0"}
 """Of `frames-mp4-equal`: what `export_to_video` asks for by its default quality, 5 of 10."""
@@ -86,6 +88,15 @@ def _import(name: str | None) -> Callable[[Models, str], Callable]:
         )
         work()  # writes bytecode, and warms the file cache
         return work
+
+    return make
+
+
+def _command(*words: str) -> Callable[[Models, str], Callable]:
+    def make(models: Models, target: str) -> Callable[[], torch.Tensor]:
+        folder = _scratch(models)
+        given = [word.format(folder=folder) for word in words]
+        return Alone(f"from ltx_diffusers.cli.app import main\nassert main({given!r}) == 0", folder)
 
     return make
 
@@ -204,6 +215,11 @@ def _of_the_file(models: Models, path: Path) -> dict[str, Any]:
 CASES: dict[str, Case] = {
     "import": Case(_import(None), TWO),
     "import-pipeline": Case(_import("LTXPipeline"), TWO),
+    "command-help": Case(_command("--help"), ("ours",)),
+    "command-generate": Case(
+        _command("generate", "a red circle moving right", "--seed", "0", "-o", "{folder}/video.mp4"),
+        ("ours",),
+    ),
     "load": Case(_load(False), TWO),
     "load-cast": Case(_load(True), TWO),
     "frames-pil": Case(_frames("pil"), TWO, read=_in_tensor),

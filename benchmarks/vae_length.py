@@ -21,10 +21,13 @@ from typing import Any
 
 import torch
 
-from .measuring import hardware, peak_bytes
-from .vae_speed import build, least_budget, levels
+from ltx_diffusers.geometry import VideoSize
 
-VERSION = "0.9.5"
+from .cases import Models
+from .measuring import hardware, peak_bytes
+from .sizes import Size
+from .vae_cases import NOISE_LEVEL, latents_of, least_budget
+
 WAYS = ("diffusers", "ours", "ours, least memory", "ours, streamed")
 CPU = torch.device("cpu")
 
@@ -33,13 +36,13 @@ def one_decode(way: str, frames: int, height: int, width: int, divisor: int) -> 
     """Peak memory, processor time and means of the frames of one decode, to be called in a process of its own."""
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    model = build(way.split(",")[0], VERSION, divisor, torch.float32)
-    level = levels(VERSION, torch.float32)
-    model.decode(torch.randn(1, 128, 1, 1, 1), level)
-    shape = (1, 128, (frames - 1) // 8 + 1, height // 32, width // 32)
-    latents = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    video = (frames, height, width)
+    models = Models(Size({}, video, video, vae_divisor=divisor), torch.float32, CPU)
+    model, level = models.get("vae", way.split(",")[0]), torch.tensor([NOISE_LEVEL])
+    model.decode(latents_of((1, 32, 32), seed=3), level)
+    latents = latents_of(video, seed=3)
     if "least" in way:
-        model.enable_memory_budget(least_budget(model, latents))
+        model.enable_memory_budget(least_budget(model, VideoSize(*video), latents.itemsize, decode=True))
     means: list[float] = []
 
     def work() -> None:
@@ -108,7 +111,7 @@ def main() -> None:
         "command": "python -m benchmarks.vae_length " + " ".join(sys.argv[1:]),
         "hardware": hardware(CPU) | {"threads": 1},
         "versions": {name: metadata.version(name) for name in ("ltx-diffusers", "diffusers", "torch")},
-        "vae": VERSION,
+        "vae": Size.vae_version,
         "divisor": options.divisor,
         "size": list(options.size),
         "rows": [],
