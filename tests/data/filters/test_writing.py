@@ -28,6 +28,7 @@ from ltx_diffusers.data.filters.writing import check_list_writable, write_list
 from ltx_diffusers.data.list_clips import ListClips, read_list
 from ltx_diffusers.data.media_entries import MediaEntry, Part
 from ltx_diffusers.data.media_sets import find_entries
+from ltx_diffusers.data.row_conditions import RowCondition
 from ltx_diffusers.data.video import write_image
 from ltx_diffusers.errors import InputError, MediaError
 
@@ -89,6 +90,7 @@ def test_nothing_that_a_list_said_gets_lost(tmp_path: Path, scenes: list[Measure
     entry = MediaEntry(
         "a.mp4", "a", folder / "a.mp4", "two\nlines ü", split="held-out",
         references=(folder / "r.mp4",), mask=folder / "m.png",
+        conditions=(RowCondition(-9, 9), RowCondition(3, 1, folder / "k.png")),
     )  # fmt: skip
     path = tmp_path / "out.jsonl"
     scene = replace(scenes[0], entry=entry, part=Part(0.0, 1.5))
@@ -96,11 +98,12 @@ def test_nothing_that_a_list_said_gets_lost(tmp_path: Path, scenes: list[Measure
     row = json.loads(path.read_text())
     assert row["path"] == "media/a.mp4" and row["reasons"] == ["motion >= 2: motion is 1"]
     (back,), _ = read_list(path)
-    assert (back.path, back.references, back.mask, back.split) == (
+    assert (back.path, back.references, back.mask, back.split, back.conditions) == (
         entry.path,
         entry.references,
         entry.mask,
         "held-out",
+        entry.conditions,
     )
     assert back.caption == "two lines ü" and back.part == Part(0.0, 1.5)
 
