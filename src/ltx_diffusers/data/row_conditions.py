@@ -6,7 +6,8 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def placed(conditions: Sequence[RowCondition], num_frames: int) -> list[tuple[in
     """
     if num_frames == 1:
         return []
-    found = sorted(((one.begin(num_frames), one) for one in conditions), key=lambda pair: pair[0])
+    found = sorted(((one.begin(num_frames), one) for one in conditions), key=itemgetter(0))
     for _, one in found:
         if one.frames == num_frames:
             raise MediaError(f"{one} leaves nothing of its {num_frames} frames to learn")
@@ -158,6 +159,6 @@ def _file(said: dict[str, Any], root: Path | None) -> Path | None:
 
 def _check_apart(found: Sequence[tuple[int, RowCondition]]) -> None:
     """Raise `ValueError` if two of some conditions, with their first frames, give the same frame."""
-    for (begin, one), (other_begin, other) in combinations(found, 2):
-        if begin < other_begin + other.frames and other_begin < begin + one.frames:
+    for (begin, one), (after, other) in pairwise(sorted(found, key=itemgetter(0))):
+        if after < begin + one.frames:
             raise ValueError(f"{one} and that of {other.frames} from {other.frame} on give the same frame")
