@@ -183,9 +183,13 @@ def test_csv_tars_and_datasets_have_the_column_too(media: Path, tmp_path: Path) 
     for clips in (streamed, [reader[number] for reader in readers for number in range(9)]):
         given = {clip.conditions and tuple(each.frame for each in clip.conditions) for clip in clips}
         assert given == {None, (), (0, 8)}
-    entries = read_list(write_rows(media, {"conditions": [{"frame": 0, "file": "picture.png"}]}))[0]
-    report = pack(plan_shards(entries, samples=9, max_bytes=10**9), tmp_path / "none")
-    assert "a tar has no place" in report.left_out[0].reason
+    beside = [{"conditions": [{"frame": 0, "file": "picture.png"}]}]
+    beside += [{"reference": "short.mp4"}, {"mask": "picture.png"}]
+    report = pack(
+        plan_shards(read_list(write_rows(media, *beside))[0], samples=9, max_bytes=10**9), tmp_path / "none"
+    )
+    reasons = [problem.reason for problem in report.left_out]
+    assert len(reasons) == 3 and all("a tar has no place" in reason for reason in reasons)
     content = (media / "clip.mp4").read_bytes()
     text = b'{"conditions": [{"frame": 0, "file": "picture.png"}]}'
     shard = write_tar(tmp_path / "1.tar", [("1.mp4", content), ("1.json", text), ("2.mp4", content)])

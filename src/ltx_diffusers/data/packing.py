@@ -201,11 +201,12 @@ def _part(entry: MediaEntry) -> dict[str, Any]:
 
 
 def _conditions(entry: MediaEntry) -> dict[str, Any]:
-    """What metadata say of an entry's conditions. Raises `MediaError` if one has a file."""
+    """What metadata say of an entry's conditions. Raises `MediaError` if files go with the entry."""
+    if entry.files_beside:
+        names = ", ".join(file.name for file in entry.files_beside)
+        raise MediaError("a tar has no place for the files that go with it", got=names)
     if entry.conditions is None:
         return {}
-    if any(one.file is not None for one in entry.conditions):
-        raise MediaError("its condition names a file, and a tar has no place for that")
     return {CONDITIONS_FIELD: [one.as_row() for one in entry.conditions]}
 
 
