@@ -87,7 +87,7 @@ def main() -> None:
     """Measure what isn't measured, and write the report and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1000, 2000, 3000], help="checkpoints")
+    parser.add_argument("--steps", type=int, nargs="+", default=[500, 1000, 1500, 2000], help="checkpoints")
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--output", type=Path, required=True, help="folder of embedded_sizes.json")
     parser.add_argument("--picture", type=Path, required=True, help="folder of embedded_sizes.png")
