@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ltx_diffusers import LTXPipeline
+from ltx_diffusers import AutoencoderKLLTX, LTXPipeline
+from ltx_diffusers.data.shape_clips import ShapeClips
+from ltx_diffusers.evaluation.judge import ShapesJudge
+from ltx_diffusers.evaluation.latent_report import as_frames, as_model_input
 from ltx_diffusers.evaluation.shapes import evaluate_shapes
 from ltx_diffusers.geometry import VideoSize
 from ltx_diffusers.training.config import load_config
@@ -31,7 +35,8 @@ def train_and_judge(vae: Path, folder: Path, seed: int, extra: list[str]) -> dic
         extra: Further overrides of the config.
 
     Returns:
-        `curve`: steps and training losses; `judge`: share of the videos that are right, by property.
+        `curve`: steps and training losses; `judge`: share of the videos that are right, by property; `reconstructed`:
+        the same of true clips that only went through the VAE, which no transformer can do better than.
     """
     config = load_config(
         TransformerTrainConfig, CONFIG, [f"vae={vae}", f"output={folder}", f"seed={seed}", *extra]
@@ -46,7 +51,22 @@ def train_and_judge(vae: Path, folder: Path, seed: int, extra: list[str]) -> dic
     return {
         "curve": _losses(folder / "logs"),
         "judge": {figure["name"]: figure["value"] for figure in report["figures"]},
+        "reconstructed": judge_reconstructions(vae, size, config.data.options),
     }
+
+
+@torch.no_grad()
+def judge_reconstructions(folder: Path, size: VideoSize, options: dict[str, Any]) -> dict[str, float]:
+    """Share of held-out clips that are still right when a VAE has encoded and decoded them, by property."""
+    vae = AutoencoderKLLTX.from_pretrained(folder).eval()
+    clips = ShapeClips(*size, split="held-out", **options)
+    judge = ShapesJudge()
+    found = []
+    for number in range(NUM_PROMPTS):
+        clip = clips[number]
+        latents = vae.encode(as_model_input(clip.frames)).latent_dist.mode()
+        found.append(judge.read(as_frames(vae.decode(latents).sample)).right(clip.spec))
+    return {name: float(np.mean([right[name] for right in found])) for name in found[0]}
 
 
 def _losses(logs: Path) -> list[tuple[int, float]]:

@@ -77,15 +77,7 @@ def write_report(output: Path, seeds: Sequence[int], results: Path, pictures: Pa
         }
         for question, figures in FIGURES.items()
     }
-    judged = {
-        arm: {
-            name: _summary(
-                generated["shapes"], GROUPS["ssvae"][0], arm, lambda run, name=name: run["judge"][name]
-            )
-            for name in JUDGED
-        }
-        for arm in generated["shapes"]
-    }
+    judged, reconstructed = (_judged(generated["shapes"], what) for what in ("judge", "reconstructed"))
     for folder in (results, pictures):
         folder.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -94,11 +86,13 @@ def write_report(output: Path, seeds: Sequence[int], results: Path, pictures: Pa
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} thread",
         **{name: metadata.version(name) for name in ("torch", "diffusers", "ltx-diffusers")},
     }
-    write_json(results / "vae_ablation.json", {**environment, "tables": tables, "judged": judged}, indent=1)
+    found = {"tables": tables, "judged": judged, "reconstructed": reconstructed}
+    write_json(results / "vae_ablation.json", environment | found, indent=1)
     lines = [line for question in GROUPS for line in _markdown(question, tables[question])]
     if judged:
         lines += ["## The same transformer on each latent space: share of videos that are right", ""]
         lines += [*_table(judged), *_differences(judged)]
+        lines += ["## Of true clips that went through the VAE alone", "", *_table(reconstructed)]
     (results / "vae_ablation.md").write_text("\n".join(["# Ablation of the VAE's objectives", "", *lines]))
     for question in GROUPS:
         _plot(question, tables[question], pictures / f"{question}.png")
@@ -117,6 +111,15 @@ def _read(output: Path, seeds: Sequence[int], name: str, arms: Sequence[str]) ->
             if any(path.exists() for path in own.values())
         }
     return found
+
+
+def _judged(runs: Runs, what: str) -> dict[str, dict[str, Any]]:
+    """Shares of videos that are right, by arm and property."""
+    first = GROUPS["ssvae"][0]
+    return {
+        arm: {name: _summary(runs, first, arm, lambda run, name=name: run[what][name]) for name in JUDGED}
+        for arm in runs
+    }
 
 
 def _summary(runs: Runs, first: str, arm: str, figure: Figure) -> dict[str, Any]:
