@@ -18,7 +18,7 @@ from ltx_diffusers.errors import InputError
 from ltx_diffusers.models.autoencoders import coding, fewer_products, kernels
 from ltx_diffusers.models.autoencoders.causal_conv import CausalConv3d
 from ltx_diffusers.models.autoencoders.resnet import pixel_norm
-from ltx_diffusers.models.autoencoders.streams import ConvStream
+from ltx_diffusers.models.autoencoders.streams import ConvStream, GatheringStream
 
 EXACT = 1e-5
 KINDS = {
@@ -92,6 +92,46 @@ def test_any_split_of_the_input_gives_the_same(model, split):
     lengths = [5, video.shape[2] - 6, 1] if sum(split) != split[0] + split[-1] else [1, video.shape[2] - 1]
     found = model.encode_stream(iter(video.split(lengths, dim=2))).latent_dist.parameters
     assert relative_error(found, expected) < EXACT
+
+
+class Recording:
+    """A stream that gives its frames back from the second piece on, and notes how they came."""
+
+    def __init__(self) -> None:
+        self.pushed: list[tuple[list[int], bool]] = []
+
+    def push(self, piece: torch.Tensor, last: bool) -> torch.Tensor | None:
+        self.pushed.append((piece.flatten().tolist(), last))
+        return piece if len(self.pushed) > 1 else None
+
+
+def test_small_pieces_are_gathered_in_order():
+    stream = Recording()
+    gathering = GatheringStream(stream, 4)
+    frames = torch.arange(15).view(1, 15, 1, 1, 1)
+    pieces = frames.split([1, 2, 2, 4, 1, 1, 2, 2], dim=1)
+    found = [gathering.push(piece, piece is pieces[-1]) for piece in pieces]
+    groups = [[0, 1, 2], [3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14]]
+    assert stream.pushed == [(group, group is groups[-1]) for group in groups]
+    known = [None if piece is None else piece.flatten().tolist() for piece in found]
+    assert known == [None, None, None, [3, 4, 5, 6, 7, 8], None, None, [9, 10, 11, 12], [13, 14]]
+
+
+def test_deep_layers_of_the_encoder_get_frames_together(monkeypatch):
+    """At a resolution where a frame is much work for the first layers and little for the last."""
+    model = tiny_autoencoder("0.9.0")
+    video = torch.randn(1, 3, 65, 64, 64)
+    lengths = []
+    close = ConvStream.close
+
+    def watched(self, last):
+        if self.layer is model.encoder.conv_out:
+            lengths.append(self._new.stop - self._new.start)
+        return close(self, last)
+
+    monkeypatch.setattr(ConvStream, "close", watched)
+    coding.encode_in_pieces(model.encoder, [video], 8, pixels=1024)
+    assert lengths == [9]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

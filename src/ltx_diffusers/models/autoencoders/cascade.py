@@ -17,9 +17,18 @@ from .causal_conv import CausalConv3d
 from .decoder import Decoder3d
 from .encoder import Encoder3d
 from .layout import Part, Role
+from .memory import frames_gathered
 from .resampling import Downsampler3d, Upsampler3d
 from .resnet import ResnetBlock3d
-from .streams import ConvStream, DownsamplerStream, ResnetStream, SequenceStream, Stream, UpsamplerStream
+from .streams import (
+    ConvStream,
+    DownsamplerStream,
+    GatheringStream,
+    ResnetStream,
+    SequenceStream,
+    Stream,
+    UpsamplerStream,
+)
 
 
 @dataclass(frozen=True)
@@ -88,20 +97,22 @@ def decoder_steps(
 def encoder_steps(encoder: Encoder3d, layout: Sequence[Part], frames: Sequence[int]) -> list[Step]:
     """The encoder, ready for the first frames, which it takes as (B, F, C, H, W) in pixels.
 
+    Each part makes fewer frames of what it gets, so that the next one has to gather them.
+
     Args:
         encoder: The encoder.
         layout: What `encoder_layout` gave.
         frames: How many frames each part takes at a time.
     """
     steps = []
-    for part, count in zip(layout, frames, strict=True):
+    for part, count, together in zip(layout, frames, frames_gathered(layout, frames), strict=True):
         if part.role is Role.PATCHES:
             stream: Stream = _Patches(encoder)
         elif part.role is Role.OUTPUT:
             stream = _Output(encoder.conv_out)
         else:
             stream = SequenceStream([_stream(layer) for layer in part.layers])
-        steps.append(Step(stream, count))
+        steps.append(Step(GatheringStream(stream, together), count))
     return steps
 
 

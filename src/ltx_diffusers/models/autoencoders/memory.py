@@ -15,7 +15,7 @@ from torch import nn
 from . import fewer_products
 from .causal_conv import CausalConv3d
 from .kernels import LARGEST_KERNEL
-from .layout import Part
+from .layout import Part, Role
 from .resampling import Downsampler3d, Upsampler3d
 
 PIXELS_AT_ONCE = 1 << 15
@@ -45,6 +45,18 @@ def frames_at_once(layout: Sequence[Part], pixels: int) -> list[int]:
     counts = (max(1, pixels // (part.height * part.width)) for part in layout)
     step = fewer_products.FRAMES
     return [count // step * step if count >= step else count for count in counts]
+
+
+def frames_gathered(layout: Sequence[Part], frames: Sequence[int]) -> list[int]:
+    """Frames that each part of an encoder waits for, where it gets fewer at a time: enough to be fast.
+
+    Args:
+        layout: Parts of the encoder.
+        frames: How many each takes at most.
+    """
+    return [
+        min(pair) for pair in zip(frames, frames_at_once(layout, fewer_products.PIXELS_AT_ONCE), strict=True)
+    ]
 
 
 def part_cost(part: Part, frames: int) -> Cost:
@@ -114,14 +126,27 @@ def peak_numbers(layout: Sequence[Part], frames: Sequence[int], length: int) -> 
         frames: How many frames each takes at a time.
         length: Latent frames of the video.
     """
+    encodes = layout[0].role is Role.PATCHES
+    together = frames_gathered(layout, frames) if encodes else [1] * len(layout)
     carried = waiting = highest = 0
-    for part, count in zip(layout, frames, strict=True):
+    for part, count, gathered in zip(layout, frames, together, strict=True):
         whole = (length - 1) * part.rate + 1
         cost = part_cost(part, min(count, whole))
-        carried += cost.carried if count < whole else 0
-        highest = max(highest, waiting + cost.work)
+        held = _input_numbers(part) * min(gathered, whole) if gathered > 1 else 0
+        carried += held + (cost.carried if count < whole else 0)
+        highest = max(highest, waiting + held + cost.work)  # what was gathered stands there as one, too
         waiting += cost.output
     return carried + max(highest, waiting)
+
+
+def _input_numbers(part: Part) -> int:
+    """Numbers in a frame that a part takes."""
+    first = part.layers[0]
+    if isinstance(first, (Upsampler3d, Downsampler3d)):
+        first = first.conv
+    elif not isinstance(first, CausalConv3d):
+        first = first.conv1
+    return part.height * part.width * first.conv.in_channels
 
 
 def pixel_choices() -> Iterable[int]:

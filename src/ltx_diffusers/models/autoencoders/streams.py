@@ -252,6 +252,34 @@ class SequenceStream:
         return piece
 
 
+class GatheringStream:
+    """A stream that gets its frames together: larger pieces take less time for a frame.
+
+    Args:
+        stream: Takes the frames (B, F, ...).
+        frames: How many it gets at once, if no single piece has more.
+    """
+
+    def __init__(self, stream: Stream, frames: int) -> None:
+        self._stream, self._frames = stream, frames
+        self._waiting: list[torch.Tensor] = []
+
+    def push(self, piece: torch.Tensor, last: bool) -> torch.Tensor | None:
+        """As `Stream.push`."""
+        count = sum(each.shape[1] for each in self._waiting) + piece.shape[1]
+        before = None
+        if self._waiting and count > self._frames:
+            before, count = self._push_waiting(last=False), piece.shape[1]
+        self._waiting.append(piece)
+        after = self._push_waiting(last) if last or count >= self._frames else None
+        known = [output for output in (before, after) if output is not None]
+        return _joined(known) if known else None
+
+    def _push_waiting(self, last: bool) -> torch.Tensor | None:
+        piece, self._waiting = _joined(self._waiting), []
+        return self._stream.push(piece, last)
+
+
 def _joined(pieces: list[torch.Tensor]) -> torch.Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
