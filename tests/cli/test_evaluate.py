@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.shape_pipelines import DrawnPipeline, wrong_everything
+from helpers.shape_pipelines import SIZE, DrawnPipeline, wrong_everything
 from PIL import Image
 from tiny import tiny_components
 
@@ -78,6 +78,20 @@ def test_motions_can_be_chosen(pipelines, tmp_path: Path, capsys: pytest.Capture
     assert "sideways" in capsys.readouterr().err
 
 
+def test_sizes_can_be_chosen(pipelines, tmp_path: Path) -> None:
+    pipelines()
+    arguments = ["evaluate", "shapes", "--prompts", "2", "--only", "t2v", "-o", str(tmp_path)]
+    for given, size in (
+        (["--size", "128x96", "--frames", "9"], {"frames": 9, "height": 96, "width": 128}),
+        (
+            ["--frames", "25"],
+            {"frames": 25, "height": SIZE["default_height"], "width": SIZE["default_width"]},
+        ),
+    ):
+        assert app.main([*arguments, *given]) == 0
+        assert json.loads((tmp_path / "shapes.json").read_text())["settings"]["size"] == size
+
+
 def test_parts_can_be_chosen(pipelines, tmp_path: Path) -> None:
     pipelines()
     arguments = [
@@ -102,6 +116,7 @@ def test_parts_can_be_chosen(pipelines, tmp_path: Path) -> None:
         (["--model", "embeded"], "embedded"),
         (["--prompts", "0"], "--prompts"),
         (["--only", "audio"], "t2v"),
+        (["--size", "96"], "WIDTHxHEIGHT"),
         (["--device", "nonsense"], "nonsense"),
         (["--device", "cpu"], "can't be loaded"),
         (["--device", "cpu", "--model", "lone"], "single component"),

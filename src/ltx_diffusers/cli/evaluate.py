@@ -73,6 +73,12 @@ def shapes(
         list[str] | None,
         typer.Option("--motion", help="Ask for this motion alone, like diagonal; may be given again."),
     ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Of the videos. \\[default: what the model makes]")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", min=1, help="Of a video. \\[default: what the model makes]")
+    ] = None,
     lora: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,15 +95,20 @@ def shapes(
     from rich.console import Console
 
     from ..data.moving_shapes import MOTIONS, combinations
+    from ..geometry import VideoSize
+    from .settings import parse_size
 
     _check_folder(output)
+    sides = None if size is None else parse_size(size)
     motions = tuple(motion or MOTIONS)
     combinations("held-out", motions)  # refuses an unknown one before the model is loaded
     pipeline = _load(model, device, lora or ())
 
     from ..evaluation.shape_sheets import ShapeSheets
-    from ..evaluation.shapes import ALL_PARTS, evaluate_shapes
+    from ..evaluation.shapes import ALL_PARTS, default_size, evaluate_shapes
 
+    video = default_size(pipeline)
+    width, height = sides or (video.width, video.height)
     chosen = {_PARTS[part] for part in only or _BY_DEFAULT}
     parts = tuple(part for part in ALL_PARTS if part in chosen)
     sheets = ShapeSheets()
@@ -112,6 +123,7 @@ def shapes(
             num_prompts=prompts,
             seed=seed,
             parts=parts,
+            size=VideoSize(frames or video.frames, height, width),
             motions=motions,
             batch_size=batch_size,
             on_clip=on_clip,
