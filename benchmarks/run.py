@@ -50,9 +50,11 @@ TARGETS = ("ours", "diffusers", "official")
 def measured(
     name: str, models: Models, targets: list[str], rounds: int, peak: float
 ) -> dict[str, dict[str, Any]]:
-    """Figures of a case for each target that can do it."""
+    """Figures of a case for each target that can do it; empty if none can."""
     case, device = CASES[name], models.device
-    chosen = [name for target in targets for name in case.targets if name.split(",")[0] == target]
+    chosen = [way for target in targets for way in case.targets if way.split(",")[0] == target]
+    if not chosen:
+        return {}
     works = {target: case.make(models, target) for target in chosen}
     results = {target: work() for target, work in works.items()}  # warms up what libraries keep
     times = interleaved_seconds(works, rounds, device)
@@ -203,6 +205,9 @@ def main() -> None:
         models = Models(size, dtype, device)
         for case in options.cases:
             rows = measured(case, models, options.targets, options.rounds, peak)
+            if not rows:
+                sys.stderr.write(f"{case}: no target of those chosen does it\n")
+                continue
             report["rows"][f"{case} {name}"] = rows
             sys.stderr.write(f"{case} {name}: {json.dumps(rows)}\n")
             if options.output is not None:  # after each case, so that a stopped run keeps what it has
