@@ -109,7 +109,7 @@ def main() -> None:
     """Train what isn't trained, and write the report and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output", type=Path, required=True, help="folder of transformer_scaling.json")
     parser.add_argument("--picture", type=Path, required=True, help="folder of transformer_scaling.png")
