@@ -23,12 +23,16 @@ import torch
 from run_logs import loss_curves
 
 from ltx_diffusers import LTXPipeline
+from ltx_diffusers.evaluation.judge import ShapesJudge
+from ltx_diffusers.evaluation.shape_cases import JudgedClip
 from ltx_diffusers.evaluation.shapes import evaluate_shapes
 from ltx_diffusers.geometry import VideoSize
 from ltx_diffusers.training.config import load_config
 from ltx_diffusers.training.loop import Trainer
 from ltx_diffusers.training.transformer import TransformerTask
 from ltx_diffusers.training.transformer_config import TransformerTrainConfig
+
+Shares = dict[str, dict[str, float]]
 
 
 def model_at(run: Path, step: int) -> Path:
@@ -46,17 +50,28 @@ def model_at(run: Path, step: int) -> Path:
     return folder / "model"
 
 
-def judged(model: Path, path: Path, sizes: Sequence[VideoSize], prompts: int) -> dict[str, dict[str, float]]:
-    """Shares of a model's videos that are right, by size and property; read from `path` if they are there."""
+def judged(model: Path, path: Path, sizes: Sequence[VideoSize], prompts: int, part: str) -> Shares:
+    """Shares of videos that are right, by size and property; read from `path` if they are there.
+
+    Args:
+        model: Folder of the pipeline.
+        path: Where they are kept.
+        sizes: Of the videos.
+        prompts: How many.
+        part: "text-to-video"; or "vae" for true clips that only go through the VAE, a bound for the others.
+    """
     if path.exists():
         return json.loads(path.read_text())
     pipeline = LTXPipeline.from_pretrained(model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
+    judge = ShapesJudge()
     found = {}
     for size in sizes:
-        report = evaluate_shapes(pipeline, num_prompts=prompts, parts=("text-to-video",), size=size)
+        clips: list[JudgedClip] = []
+        evaluate_shapes(pipeline, num_prompts=prompts, parts=(part,), size=size, on_clip=clips.append)
+        right = [judge.read(clip.frames).right(clip.case.spec) for clip in clips]
         name = f"{size.width}x{size.height}, {size.frames} frames"
-        found[name] = {figure["name"]: round(figure["value"], 4) for figure in report["figures"]}
+        found[name] = {key: round(sum(each[key] for each in right) / len(right), 4) for key in right[0]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found))
     return found
@@ -74,9 +89,11 @@ def plot(report: dict[str, Any], path: Path) -> None:
     left.set(xlabel="step", ylabel="flow-matching loss")
     left.legend(frameon=False)
     steps = [int(step) for step in report["judge"]]
-    for size in next(iter(report["judge"].values())):
-        right.plot(steps, [found[size]["all"] for found in report["judge"].values()], "o-", label=size)
-    right.set(xlabel="step", ylabel="colour, shape and motion right", ylim=(0, 1.02))
+    for number, (size, bound) in enumerate(report["through_vae"].items()):
+        values = [found[size]["all"] for found in report["judge"].values()]
+        right.plot(steps, values, "o-", color=f"C{number}", label=size)
+        right.plot(steps[-1] * 1.06, bound["all"], "_", markersize=14, markeredgewidth=3, color=f"C{number}")
+    right.set(xlabel="step; bars: true clips through the VAE", ylabel="all three right", ylim=(0, 1.02))
     right.legend(frameon=False, fontsize=8, loc="lower right")
     for axis in (left, right):
         axis.grid(alpha=0.3)
@@ -97,6 +114,7 @@ def main() -> None:
     sizes = [bucket.size for bucket in config.buckets if bucket.num_frames > 1]
     models = {0: Path(str(config.initial_weights))}
     models |= {step: model_at(options.run, step) for step in options.steps}
+    folder = options.run / "measured"
     report = {
         "date": datetime.date.today().isoformat(),
         "command": f"python benchmarks/embedded_sizes.py RUN --prompts {options.prompts}",
@@ -105,9 +123,10 @@ def main() -> None:
         "prompts": options.prompts,
         **loss_curves(options.run),
         "judge": {
-            str(step): judged(model, options.run / "measured" / f"{step}.json", sizes, options.prompts)
+            str(step): judged(model, folder / f"{step}.json", sizes, options.prompts, "text-to-video")
             for step, model in models.items()
         },
+        "through_vae": judged(models[0], folder / "vae.json", sizes, options.prompts, "vae"),
     }
     text = json.dumps(report, indent=1) + "\n"
     (options.output / "embedded_sizes.json").write_text(text, encoding="utf-8")
