@@ -1,4 +1,4 @@
-"""The judge's figures over the embedded transformer's second run, for each size of video that it trains on.
+"""The judge's figures over a second run of the embedded transformer, for each size of video that it trains on.
 
 Train with `configs/embedded/sizes.yaml` first; then, from the repository's root:
 
@@ -104,7 +104,7 @@ def main() -> None:
     """Measure what isn't measured, and write the report and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--steps", type=int, nargs="+", default=[500, 1000, 1500, 2000], help="checkpoints")
+    parser.add_argument("--steps", type=int, nargs="+", default=[2000, 4000, 6000, 8000], help="checkpoints")
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--output", type=Path, required=True, help="folder of embedded_sizes.json")
     parser.add_argument("--picture", type=Path, required=True, help="folder of embedded_sizes.png")
