@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ltx_diffusers import AutoencoderKLLTX, LTXPipeline
 from ltx_diffusers.data.shape_clips import ShapeClips
@@ -19,6 +18,7 @@ from ltx_diffusers.training.config import load_config
 from ltx_diffusers.training.loop import Trainer
 from ltx_diffusers.training.transformer import TransformerTask, TransformerTrainConfig
 
+from ..run_logs import loss_curves
 from .arms import HERE
 
 CONFIG = HERE / "transformer.yaml"
@@ -49,7 +49,7 @@ def train_and_judge(vae: Path, folder: Path, seed: int, extra: list[str]) -> dic
     size = VideoSize(config.data.num_frames, config.data.height, config.data.width)
     report = evaluate_shapes(pipeline, num_prompts=NUM_PROMPTS, parts=("text-to-video",), size=size)
     return {
-        "curve": _losses(folder / "logs"),
+        "curve": loss_curves(folder)["training_loss"],
         "judge": {figure["name"]: figure["value"] for figure in report["figures"]},
         "reconstructed": judge_reconstructions(vae, size, config.data.options),
     }
@@ -67,10 +67,3 @@ def judge_reconstructions(folder: Path, size: VideoSize, options: dict[str, Any]
         latents = vae.encode(as_model_input(clip.frames)).latent_dist.mode()
         found.append(judge.read(as_frames(vae.decode(latents).sample)).right(clip.spec))
     return {name: float(np.mean([right[name] for right in found])) for name in found[0]}
-
-
-def _losses(logs: Path) -> list[tuple[int, float]]:
-    """Steps and losses of a run, from its TensorBoard log."""
-    events = EventAccumulator(str(logs))
-    events.Reload()
-    return [(event.step, event.value) for event in events.Scalars("train/loss")]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.media_sets import slanted_clip
 
 from ltx_diffusers.data.checking import check_set
 from ltx_diffusers.data.list_clips import ListClips, read_list
@@ -56,8 +57,7 @@ def test_shape_clips_have_the_outline_that_was_asked_for() -> None:
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video whose gray tells frame and column, negatives of it, and masks: half of a picture, half of the time."""
     root = tmp_path_factory.mktemp("media")
-    video = np.zeros((40, 32, 96, 3), np.uint8)
-    video[:] = (4 * np.arange(40)[:, None] + np.arange(96)[None] // 2)[:, None, :, None]
+    video = slanted_clip()
     write_video(root / "clip.mp4", video, 24)
     write_video(root / "negative.mp4", 255 - video, 24)
     write_video(root / "slow.mp4", 255 - video[::2], 12)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset
-from helpers.media_sets import write_tar
+from helpers.media_sets import slanted_clip, write_tar
 
 from ltx_diffusers.data.checking import check_set
 from ltx_diffusers.data.clip_stream import ClipStream
@@ -96,8 +96,7 @@ def test_conditions_lie_in_a_clip_in_order_of_their_frames() -> None:
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video of 40 frames whose gray tells frame and column, its negative and a short one, and a picture."""
     root = tmp_path_factory.mktemp("media")
-    video = np.zeros((40, 32, 96, 3), np.uint8)
-    video[:] = (4 * np.arange(40)[:, None] + np.arange(96)[None] // 2)[:, None, :, None]
+    video = slanted_clip()
     write_video(root / "clip.mp4", video, 24)
     write_video(root / "negative.mp4", 255 - video, 24)
     write_video(root / "short.mp4", video[:12], 24)
@@ -155,15 +154,12 @@ def test_what_does_not_fit_is_left_out_and_a_check_finds_it(media: Path) -> None
     for words in ("from 40 on isn't inside its 33", "none.png, can't", "short.mp4, ends", "say its frame"):
         assert words in reasons
     report = check_set(*read_list(media / "list.json"), quick=True)
-    assert [problem.name for problem in report.broken] == ["clip.mp4"] and "none.png" in report.broken[
-        0
-    ].reason
-    wrong = [problem.reason for problem in report.wrong]
-    assert len(wrong) == 3 and "doesn't say its frame" in wrong[0]
-    assert (
-        "from 40 on isn't inside its 40 frames" in wrong[1]
-        and "a picture, which is given nothing" in wrong[2]
-    )
+    (broken,) = report.broken
+    assert broken.name == "clip.mp4" and "none.png" in broken.reason
+    unsaid, outside, picture = (problem.reason for problem in report.wrong)
+    assert "doesn't say its frame" in unsaid
+    assert "from 40 on isn't inside its 40 frames" in outside
+    assert "a picture, which is given nothing" in picture
 
 
 def test_csv_tars_and_datasets_have_the_column_too(media: Path, tmp_path: Path) -> None:

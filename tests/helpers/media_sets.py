@@ -20,6 +20,18 @@ def grey_clip(
     return np.broadcast_to(values[:, None, None, None], (num_frames, height, width, 3)).astype(np.uint8)
 
 
+def blocky_clip(rng: np.random.Generator, num_frames: int) -> np.ndarray:
+    """Random colours in blocks of 16 pixels, which a codec keeps well, uint8 (F, 32, 64, 3)."""
+    colours = rng.integers(0, 255, (num_frames, 2, 4, 3))
+    return np.kron(colours, np.ones((1, 16, 16, 1))).astype(np.uint8)
+
+
+def slanted_clip() -> np.ndarray:
+    """Greys that tell both frame and column, uint8 (40, 32, 96, 3)."""
+    grey = 4 * np.arange(40)[:, None] + np.arange(96)[None] // 2
+    return np.broadcast_to(grey[:, None, :, None], (40, 32, 96, 3)).astype(np.uint8)
+
+
 def write_clips(folder: Path, count: int = 3, *, captions: bool = True, **size: int) -> Path:
     """Videos `clip0.mp4`, ... at 24 frames a second, clip i beginning with grey 20 + 30 i, each with a caption."""
     folder.mkdir(parents=True, exist_ok=True)

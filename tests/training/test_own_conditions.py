@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.media_sets import blocky_clip
 from helpers.tiny_runs import lora_run
 
 from ltx_diffusers.data.clips import Clip, GivenFrames
@@ -47,7 +48,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("rows")
     rng = np.random.default_rng(0)
     for name in ("clip", "other"):
-        video = np.kron(rng.integers(0, 255, (17, 2, 4, 3)), np.ones((1, 16, 16, 1))).astype(np.uint8)
+        video = blocky_clip(rng, 17)
         write_video(root / f"{name}.mp4", video, 12)
     write_image(root / "picture.png", video[0])
     lines = [{"path": "clip.mp4", "split": "train", "caption": name} | row for name, row in ROWS.items()]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.media_sets import blocky_clip
 
 from ltx_diffusers.data.clips import Clip
 from ltx_diffusers.data.list_clips import ListClips
@@ -33,7 +34,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> ListClips:
     root = tmp_path_factory.mktemp("pairs")
     rng = np.random.default_rng(0)
     for name in ("clip", "outline"):
-        video = np.kron(rng.integers(0, 255, (12, 2, 4, 3)), np.ones((1, 16, 16, 1))).astype(np.uint8)
+        video = blocky_clip(rng, 12)
         write_video(root / f"{name}.mp4", video, 12)
     write_image(root / "picture.png", video[0])
     half = np.where(np.arange(64)[:, None] < 32, 255, 0)

@@ -129,10 +129,8 @@ class Trainer:
                     progress.note(note)
                 self._take_steps(stop, progress)
             model = self.export()
-        except (
-            OSError,
-            SafetensorError,
-        ) as error:  # of the data, the validation's pictures, the finished model
+        except (OSError, SafetensorError) as error:
+            # Of the data, the validation's pictures or the finished model.
             raise TrainingError(
                 f"a file could not be read or written after step {self.step}",
                 got=str(error).partition("\n")[0][:200],
