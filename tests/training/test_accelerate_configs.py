@@ -44,4 +44,3 @@ def test_the_deepspeed_config_is_zero_2():
     assert arguments.use_deepspeed and arguments.zero_stage == 2
     _, environment = prepare_deepspeed_cmd_env(arguments)
     assert environment["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "2"
-    assert environment["ACCELERATE_GRADIENT_CLIPPING"] == "1.0"

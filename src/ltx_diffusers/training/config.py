@@ -61,7 +61,7 @@ class OptimizerConfig(StrictModel):
     Attributes:
         name: "adamw"; "muon": orthogonalised momentum for matrices and convolutions, AdamW for the rest; AdamW with
             its two averages in few bits: "adamw-8bit", "adamw-4bit", "adamw-fp8" (torchao), "adamw-8bit-bnb",
-            "adamw-8bit-paged-bnb" (bitsandbytes, on a GPU).
+            "adamw-8bit-paged-bnb" (bitsandbytes, paged on a GPU only).
         learning_rate: Peak rate. With "muon" the matrices get this rate, scaled so that an
             update's RMS matches AdamW's.
         adamw_learning_rate: Peak rate of what AdamW trains beside Muon; the same rate if None.

@@ -33,6 +33,7 @@ from .checkpoints import (
     step_of,
 )
 from .config import RunConfig, changed_settings, read_values, save_config
+from .deepspeed import check_same_processes, is_deepspeed, take_over_deepspeed
 from .interruption import StopRequests
 from .logs import build_trackers, log_pictures
 from .loss_bins import BIN_PREFIX, LossBins
@@ -72,6 +73,8 @@ class Trainer:
             log_with=build_trackers(config) or None,
             project_dir=str(self.folder),
         )
+        if is_deepspeed(self.accelerator):
+            take_over_deepspeed(self.accelerator, config)
         if self.accelerator.is_main_process:
             hold_run(self.folder)
         self.accelerator.wait_for_everyone()
@@ -315,6 +318,8 @@ class Trainer:
         return True
 
     def _load(self, checkpoint: Path) -> None:
+        if is_deepspeed(self.accelerator):
+            check_same_processes(self.accelerator, read_record(checkpoint))
         load_checkpoint(self.accelerator, checkpoint)
         if isinstance(self.ema, ShardedAverage):
             self.ema.load_parts(checkpoint)

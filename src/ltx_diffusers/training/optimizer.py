@@ -22,7 +22,7 @@ _FEW_BITS = {
     "adamw-8bit": ("torchao", "AdamW8bit", False),
     "adamw-4bit": ("torchao", "AdamW4bit", False),
     "adamw-fp8": ("torchao", "AdamWFp8", False),
-    "adamw-8bit-bnb": ("bitsandbytes", "AdamW8bit", True),
+    "adamw-8bit-bnb": ("bitsandbytes", "AdamW8bit", False),
     "adamw-8bit-paged-bnb": ("bitsandbytes", "PagedAdamW8bit", True),
 }
 """Optimizers that keep their state in few bits: package, class in its `optim`, whether it needs a GPU."""

@@ -64,7 +64,7 @@ class Player:
             The gradient's norm, and the learning rate's share of its peak.
 
         Raises:
-            TrainingError: If the gradient isn't finite; the weights are left as they are.
+            TrainingError: If the gradient isn't finite; the weights are left as they are (by DeepSpeed they aren't).
         """
         share = learning_rate_share(step - self.first_step, self.last_step - self.first_step, self.config)
         for optimizer, peak in zip(self.optimizers, self.peak_rates, strict=True):

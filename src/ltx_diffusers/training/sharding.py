@@ -15,6 +15,7 @@ from accelerate.utils import DistributedType
 from ..errors import InputError
 from .average import WeightAverage
 from .config import OptimizerConfig
+from .deepspeed import is_deepspeed
 from .task import Task
 
 _AVERAGE_FOLDER = "average"
@@ -41,17 +42,19 @@ def check_sharding(accelerator: Accelerator, optimizer: OptimizerConfig, *, oppo
         raise InputError(
             "FSDP's first version isn't supported", fix="set fsdp_version: 2 in accelerate's config"
         )
-    one_optimizer = is_sharded(accelerator) or accelerator.distributed_type == DistributedType.DEEPSPEED
-    if one_optimizer and opposed:
+    if not (is_sharded(accelerator) or is_deepspeed(accelerator)):
+        return
+    if opposed:
         raise InputError(
             "a run with discriminators can't be sharded", fix="launch it without FSDP and DeepSpeed"
         )
-    if one_optimizer and (optimizer.name not in _SHARDABLE or optimizer.offload):
+    possible = _SHARDABLE if is_sharded(accelerator) else ("adamw",)
+    if optimizer.name not in possible or optimizer.offload:
         offload = " and offload=true" if optimizer.offload else ""
         raise InputError(
             "this optimizer can't work on a sharded model",
             got=f"name={optimizer.name}{offload}",
-            expected=f"one of {', '.join(_SHARDABLE)}",
+            expected=" or ".join(possible),
             fix="the launcher's own settings can offload: fsdp_offload_params or offload_optimizer_device",
         )
 
