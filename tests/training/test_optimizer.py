@@ -3,6 +3,7 @@ its state in the main memory or in few bits."""
 
 import copy
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -65,6 +66,30 @@ def test_every_parameter_has_one_optimizer():
     assert others == {id(p) for p in (module[0].bias, module[2].weight, module[3].weight, module[3].bias)}
     (only,) = build_optimizers(module, OptimizerConfig(name="adamw"))
     assert len(only.param_groups[0]["params"]) == 6
+
+
+def test_the_rate_beside_muon_is_for_muon_only():
+    module = torch.nn.Linear(4, 4)
+    rates = {
+        name: [
+            optimizer.param_groups[0]["lr"]
+            for optimizer in build_optimizers(
+                module, OptimizerConfig(name=name, learning_rate=1e-4, adamw_learning_rate=3e-3)
+            )
+        ]
+        for name in ("adamw", "muon")
+    }
+    assert rates == {"adamw": [1e-4], "muon": [3e-3, 1e-4]}
+
+
+def test_no_gradient_is_kept_until_the_next_step():
+    weight = torch.nn.Parameter(torch.ones(2, 3))
+    optimizer = MatrixMuon([weight], lr=0.1, weight_decay=0.0)
+    weight.grad = torch.ones(2, 3)
+    gradient = weakref.ref(weight.grad.untyped_storage())
+    optimizer.step()
+    optimizer.zero_grad()
+    assert gradient() is None
 
 
 def test_learning_rate_rises_and_falls():

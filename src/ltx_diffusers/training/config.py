@@ -64,7 +64,8 @@ class OptimizerConfig(StrictModel):
             "adamw-8bit-paged-bnb" (bitsandbytes, paged on a GPU only).
         learning_rate: Peak rate. With "muon" the matrices get this rate, scaled so that an
             update's RMS matches AdamW's.
-        adamw_learning_rate: Peak rate of what AdamW trains beside Muon; the same rate if None.
+        adamw_learning_rate: Peak rate of what AdamW trains beside Muon; the same rate if None. It says nothing of runs
+            without "muon", so that `optimizer.name=adamw` switches to `learning_rate` alone.
         offload: Keep the optimizer's state in the main memory and take its steps there. With "adamw" only.
         warmup_steps: Steps of linear warm-up.
         schedule: "cosine" falls to `final_share` of the peak at the last step, "constant" doesn't fall.
