@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 
+import accelerate
 import pytest
 import torch
 from helpers.transformers import FRAME_RATE, GRID, MASK, TINY, relative_error, tiny_inputs
@@ -71,6 +73,19 @@ def test_keys_and_values_are_computed_once_for_each_text(model) -> None:
         model(**at(step, inputs), step_cache=cache)
         model(**at(step, other), step_cache=cache)
     assert sorted(calls) == ["key"] * 2 * TINY["num_layers"] + ["text"] * 2
+
+
+@torch.no_grad()
+def test_sequential_offloading_is_no_change_of_weights(model) -> None:
+    """Between their uses weights are place holders on the meta device, new ones after each use."""
+    calls = []
+    inputs, cache = inputs_of(), StepCache()
+    expected = model(**inputs)[0]
+    accelerate.cpu_offload(model, torch.device("cpu"), offload_buffers=True)
+    model.caption_projection.register_forward_hook(lambda *_: calls.append("text"))
+    for _ in range(3):
+        assert relative_error(model(**inputs, step_cache=cache)[0], expected) < TOLERANCE
+    assert calls == ["text"]
 
 
 def test_a_text_that_was_written_to_is_a_new_one(model) -> None:
@@ -227,3 +242,9 @@ def test_a_cache_knows_sources_by_identity_and_keeps_few() -> None:
     for other in others:
         cache.get("x", (other,), lambda: next(made))
     assert cache.get("x", (source,), lambda: next(made)) == 12
+
+
+def test_a_result_that_is_out_of_date_makes_room_for_the_new_one() -> None:
+    cache, source = StepCache(), torch.zeros(2)
+    results = [weakref.ref(cache.get("x", (source,), lambda: torch.zeros(1), state)) for state in range(3)]
+    assert [reference() is None for reference in results] == [True, True, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple
 
@@ -40,17 +41,16 @@ class StepCache:
             kind: What is made.
             sources: What it is made of, tensors and others.
             make: Makes it; called if it isn't known.
-            state: What else it depends on, compared by value.
+            state: What else it depends on, compared by value. Only the result of the latest state is kept.
         """
         state = (num_writes(sources), state)
         entries = self._entries.setdefault(kind, [])
-        for entry in entries:
-            if (
-                entry.state == state
-                and len(entry.sources) == len(sources)
-                and all(known is source for known, source in zip(entry.sources, sources, strict=True))
-            ):
-                return entry.value
+        for index, entry in enumerate(entries):
+            if len(entry.sources) == len(sources) and all(map(operator.is_, entry.sources, sources)):
+                if entry.state == state:
+                    return entry.value
+                del entries[index]  # out of date, and as large as the one that takes its place
+                break
         value = make()
         entries.append(_Entry(sources, state, value))
         del entries[:-_LARGEST]
@@ -65,13 +65,17 @@ def weights_state(layers: Iterable[nn.Module]) -> Hashable:
     """What tells that layers give the same for the same input: their parameters and adapters, not by value.
 
     Sees new parameters, writes to them (by optimizers, say), and adapters of PEFT that come, go or get another
-    weight. It doesn't see writes to `parameter.data`.
+    weight. It doesn't see writes to `parameter.data`, nor to weights that sequential offloading has away: these have
+    a new place holder after each use.
     """
     state: list[Hashable] = []
     for layer in layers:
         for module in layer.modules():
             state.append(id(module))
-            state += [(id(weight), num_writes((weight,))) for weight in module._parameters.values()]
+            state += [
+                "away" if weight is not None and weight.is_meta else (id(weight), num_writes((weight,)))
+                for weight in module._parameters.values()
+            ]
             if hasattr(module, "active_adapters") and hasattr(module, "scaling"):
                 scaling = tuple(sorted(module.scaling.items()))
                 state += [
