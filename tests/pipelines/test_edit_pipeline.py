@@ -183,6 +183,20 @@ def test_a_callback_watches_and_stops(pipe) -> None:
         edit(pipe, callback_on_step_end=lambda pipe, i, t, tensors: {"latents": tensors["latents"] + 1})
 
 
+@pytest.mark.parametrize("only_watches", [False, True])
+def test_a_callback_that_only_watches_costs_nothing(pipe, only_watches: bool) -> None:
+    def watch(pipe, index, timestep, tensors):
+        return {}
+
+    watch.only_watches = only_watches
+    texts = []
+    hook = pipe.transformer.caption_projection.register_forward_pre_hook(lambda *args: texts.append(1))
+    edit(pipe, callback_on_step_end=watch)
+    hook.remove()
+    # Under each prompt once, or once a step.
+    assert len(texts) == (2 if only_watches else 2 * pipe.num_timesteps)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -353,6 +353,7 @@ def _edited(
             stages.begin("decode")
         return {}
 
+    step_done.only_watches = True
     made = pipeline(
         frames,
         **arguments,

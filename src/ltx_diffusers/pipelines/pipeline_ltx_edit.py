@@ -204,7 +204,8 @@ class LTXEditPipeline(LTXPipelineBase):
                 state = replace(state, tokens=step.tokens)
                 bar.update()
                 self._report(request, index, step)
-                if request.callback_on_step_end is not None:
+                callback = request.callback_on_step_end
+                if callback is not None and not getattr(callback, "only_watches", False):
                     model.forget()  # the caller may have changed LoRAs
                 if self._interrupt:
                     break
