@@ -237,6 +237,18 @@ def test_targets_by_name_end_and_pattern() -> None:
         ({"source": "latents"}, "go together"),
         ({"adapter": {"dora": True}, "base_dtype": "bfloat16", "base_storage": "fp8"}, "take int8 or nf4"),
         ({"samples": {"prompts": ["a", "b"], "images": ["c.png"]}}, "1 images for 2 prompts"),
+        ({"batch_size": 3, "accumulate": 2}, "processes x accumulate"),
+        # What would have no effect.
+        ({"model": {"num_layers": 3}}, "add random_weights: true"),
+        ({"text_encoder": {"d_model": 16}}, "initial_weights bring theirs"),
+        ({"validation_latents": "held-out"}, "goes with source: latents"),
+        (
+            {"data": {"height": 32, "width": 64, "num_frames": 9, "read_ahead": 2}},
+            "read_ahead is for training a VAE",
+        ),
+        ({"best": {"figure": "held_out_loss", "goal": "lowest"}}, "validate_every must be positive"),
+        ({"initial_text_encoder": "t5"}, "'initial_text_encoder' goes with a checkpoint file"),
+        ({"release": "0.9.5"}, "'release' goes with a checkpoint file"),
     ],
 )
 def test_bad_settings_are_one_error(tmp_path, base, changes, message) -> None:

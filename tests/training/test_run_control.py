@@ -1,6 +1,7 @@
 """What happens to a run from outside: signals, kills, a second run, other settings; and which checkpoints it keeps."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -125,6 +126,15 @@ def test_the_newest_checkpoints_and_the_best_are_kept(tmp_path):
     assert found == ["best.json", "step-00000002", "step-00000006"]
     assert best_checkpoint(tmp_path)[1:] == ("score", 3.0)
     assert latest_checkpoint(tmp_path).name == "step-00000006"
+
+
+def test_a_figure_that_is_no_number_is_soon_beaten(tmp_path):
+    run = toy_run(
+        tmp_path, validate_every=1, checkpoint_every=100, best={"figure": "score", "goal": "highest"}
+    )
+    run.task.scores = [math.nan, 1.0, math.nan, 0.0, 0.0, 0.0]
+    run.train()
+    assert best_checkpoint(tmp_path)[1:] == ("score", 1.0)
 
 
 @pytest.mark.parametrize("export", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from ltx_diffusers.training.loss_weighting import build_loss_weighting
 from ltx_diffusers.training.precompute import EncodingSettings, precompute
 from ltx_diffusers.training.token_dropping import group_by_length, kept_positions, tokens_kept
 from ltx_diffusers.training.transformer import TransformerTask
+from ltx_diffusers.training.transformer_batches import Collator
 from ltx_diffusers.training.transformer_config import TransformerTrainConfig
 
 # 9 frames of 64x32 have 4 tokens, pictures of 160x32 and 96x64 have 5 and 6, and 17 frames of 96x64 have 18.
@@ -290,6 +292,38 @@ def test_a_run_on_precomputed_latents_needs_no_text_encoder(tmp_path, base, late
     assert task.validate(tmp_path)["held_out_loss"] > 0
 
 
+def test_held_out_latents_have_texts_of_the_same_encoder(tmp_path, base, latents) -> None:
+    held_out = tmp_path / "held-out"
+    shutil.copytree(latents, held_out)
+    first, *others = (held_out / "samples.jsonl").read_text().splitlines(keepends=True)
+    header = json.loads(first)
+    header["settings"]["text_encoder"] = None  # as with --no-text
+    (held_out / "samples.jsonl").write_text("".join([json.dumps(header) + "\n", *others]))
+    settings = lora_run(tmp_path / "run", base, source="latents", latents=str(latents), caption_prefix="")
+    settings |= {"validation_latents": str(held_out), "samples": {"prompts": ["a red circle"]}}
+    with pytest.raises(InputError, match="validation_latents.*got no texts"):
+        TransformerTask(parse_config(TransformerTrainConfig, settings))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_held_out_loss_is_that_of_what_training_gives(
+    tmp_path, base, latents, share, monkeypatch
+) -> None:
+    settings = lora_run(tmp_path, base, source="latents", latents=str(latents), caption_prefix="")
+    settings |= {"validation_latents": str(latents), "conditions": {"references": share, "own": share}}
+    task = TransformerTask(parse_config(TransformerTrainConfig, settings))
+    asked = []
+
+    def groups(self, picks, samples, clip, references, *, own=True, drawn_regions=True):
+        asked.append((references, own))
+        return made(self, picks, samples, clip, references, own=own, drawn_regions=drawn_regions)
+
+    made = Collator.groups
+    monkeypatch.setattr(Collator, "groups", groups)
+    task.validate(tmp_path)
+    assert set(asked) == {(share > 0, share > 0)}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -349,7 +383,7 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
 
 
 def test_a_new_transformer_takes_the_other_parts_of_a_pipeline(tmp_path, base) -> None:
-    changes = {"initial_weights": str(base), "random_weights": True, "vae": None}
+    changes = {"initial_weights": str(base), "random_weights": True, "vae": None, "text_encoder": {}}
     settings = transformer_run(tmp_path, tmp_path) | changes
     task = TransformerTask(parse_config(TransformerTrainConfig, settings | {"train_text_encoder": False}))
     assert task.module.text_encoder is None and task.texts is not None

@@ -107,6 +107,7 @@ def _load(config: TransformerTrainConfig, vae: AutoencoderKLLTX | None, with_tex
         if path.is_file():
             pipeline = _from_file(path, config, options, quantization, with_text)
         else:
+            _check_file_settings(config, source)
             if not path.is_dir() and not _REPOSITORY.fullmatch(source):
                 raise InputError(
                     "config key 'initial_weights': no such folder, file or repository", got=source
@@ -136,6 +137,17 @@ def _load(config: TransformerTrainConfig, vae: AutoencoderKLLTX | None, with_tex
         scheduler,
         source if _REPOSITORY.fullmatch(source) and not path.exists() else None,
     )
+
+
+def _check_file_settings(config: TransformerTrainConfig, source: str) -> None:
+    """Raise `InputError` for what only a checkpoint file lacks."""
+    for key in ("initial_text_encoder", "release"):
+        if getattr(config, key) is not None:
+            raise InputError(
+                f"config key {key!r} goes with a checkpoint file",
+                got=f"initial_weights: {source}",
+                fix="leave it out",
+            )
 
 
 def _from_folder(source: str, options: dict[str, Any], quantization: Any, with_text: bool) -> LTXPipeline:

@@ -38,7 +38,8 @@ class DataConfig(StrictModel):
         frame_rate: Frames per second that the clips are meant to be shown at.
         seed: Chooses the set.
         options: Further settings of the reader, such as the `path` of files.
-        read_ahead: Steps whose clips are read while the model works, each in a thread. The clips are the same.
+        read_ahead: Steps whose clips are read while the model works, each in a thread. The clips are the same. For
+            training a VAE only.
     """
 
     reader: str = "moving-shapes"
@@ -153,6 +154,12 @@ class RunConfig(StrictModel):
     peak_tflops: float | None = Field(default=None, gt=0)
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+
+    @model_validator(mode="after")
+    def _check_best(self) -> RunConfig:
+        if self.best is not None and not self.validate_every:
+            raise ValueError("best is found by validations during the run: validate_every must be positive")
+        return self
 
 
 def load_config(kind: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:

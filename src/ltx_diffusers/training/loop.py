@@ -7,6 +7,7 @@ so that a resumed run takes the steps that an unbroken one would have taken.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -308,7 +309,9 @@ class Trainer:
             best, value = best_checkpoint(self.folder), figures[wanted.figure]
             sign = 1 if wanted.goal == "highest" else -1
             comparable = best is not None and best.figure == wanted.figure
-            verdict = [not comparable or sign * value > sign * best.value]
+            # No figure is better than one that isn't a number.
+            beaten = comparable and (sign * value > sign * best.value or math.isnan(best.value))
+            verdict = [not comparable or beaten]
         broadcast_object_list(verdict)
         if not verdict[0]:
             return False

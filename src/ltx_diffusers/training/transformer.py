@@ -50,7 +50,8 @@ class TransformerTask:
         self.total_steps = config.steps
         processes = join_processes()
         for batch_size in {config.batch_size, *(bucket.batch_size for bucket in config.buckets)} - {None}:
-            share_of_batch(batch_size, processes.num_processes)  # now, not after the clips are encoded
+            # Now, not after the clips are encoded.
+            share_of_batch(batch_size, processes.num_processes * config.accumulate)
         _check_clips(config)
         stored = None if config.latents is None else LatentStore.open(config.latents)
         has_text = stored is not None and stored.has_text and not config.trains_text_encoder
@@ -104,6 +105,8 @@ class TransformerTask:
             self._check_texts()
             if config.validation_latents is not None:
                 self.held_out = LatentStore.open(config.validation_latents, vae=self.vae)
+                if isinstance(self.texts, StoredTexts):
+                    _check_same_texts(self.held_out, stored)
             return
         clips = open_clips(config.data, "train")
         held_out = open_clips(config.data, "held-out") if config.validation_clips else None
@@ -281,8 +284,15 @@ class TransformerTask:
                 ]
                 samples = [self.held_out[number] for number in chosen]
                 captions = [self.held_out.caption(number, rng) for number in chosen]
-                own = self.config.conditions.own > 0
-                groups = collator.groups(picks, samples, None, True, own=own, drawn_regions=False)
+                conditions = self.config.conditions
+                groups = collator.groups(
+                    picks,
+                    samples,
+                    None,
+                    conditions.references > 0,
+                    own=conditions.own > 0,
+                    drawn_regions=False,
+                )
                 batch = {
                     "groups": tuple(_to(group, device) for group in groups),
                     "sigma": levels[start : start + len(chosen)],
@@ -371,6 +381,18 @@ def _check_latents(stored: LatentStore, config: TransformerTrainConfig, ratios: 
         raise InputError(
             "config key 'caption_prefix': the texts of these latents are encoded already",
             fix="give --caption-prefix to `ltx-diffusers precompute`",
+        )
+
+
+def _check_same_texts(held_out: LatentStore, stored: LatentStore) -> None:
+    """Raise `InputError` if held-out latents come without texts, or with those of another encoder."""
+    theirs, ours = (store.settings["text_encoder"] or {} for store in (held_out, stored))
+    if theirs.get("fingerprint") != ours["fingerprint"]:
+        raise InputError(
+            "config key 'validation_latents': its texts aren't encoded as those of the latents are",
+            got=theirs.get("fingerprint", "no texts"),
+            expected=ours["fingerprint"],
+            fix="precompute both with the same text encoder and --text-length",
         )
 
 

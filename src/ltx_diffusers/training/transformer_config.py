@@ -262,8 +262,20 @@ class TransformerTrainConfig(RunConfig):
             raise ValueError("random_weights goes with initial_weights and without an adapter")
         if self.vae is None and self.initial_weights is None:
             raise ValueError("vae is needed where there are no initial_weights")
+        if self.initial_weights is not None and self.model and not self.random_weights:
+            raise ValueError(
+                "model is for a transformer that is built anew: add random_weights: true, or leave model out"
+            )
+        if self.initial_weights is not None and self.text_encoder:
+            raise ValueError("text_encoder is for training from scratch: initial_weights bring theirs")
+        if self.data.read_ahead:
+            raise ValueError(
+                "data.read_ahead is for training a VAE: the transformer's latents aren't read ahead"
+            )
         if (self.source == "latents") != (self.latents is not None):
             raise ValueError("source: latents and the folder latents= go together")
+        if self.validation_latents is not None and self.latents is None:
+            raise ValueError("validation_latents goes with source: latents; else held-out clips are encoded")
         if self.source == "latents" and self.conditions.reference_scale != 1:
             raise ValueError(
                 "conditions.reference_scale is for references that the run encodes; latents have theirs, "
