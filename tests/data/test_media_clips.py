@@ -60,6 +60,17 @@ def test_a_number_gives_the_same_clip_whatever_was_read_before(folder: Path) -> 
     assert names(first, 8) != names(FolderClips(**SIZE, path=folder, seed=1), 8)
 
 
+def test_a_file_that_was_written_anew_is_another_clip(tmp_path: Path) -> None:
+    root = write_clips(tmp_path, 3)
+    before = repr(FolderClips(**SIZE, path=root))
+    assert repr(FolderClips(**SIZE, path=root)) == before
+    reader = FolderClips(**SIZE, path=root)
+    file = reader._of_split[0].path
+    file.write_bytes(next(entry.path for entry in reader._of_split if entry.path != file).read_bytes())
+    assert repr(FolderClips(**SIZE, path=root)) != before
+    assert repr(reader) == repr(reader.with_frames(1).with_frames(SIZE["num_frames"]))
+
+
 def test_a_clip_is_a_run_of_frames_with_its_own_caption(folder: Path) -> None:
     reader = FolderClips(**SIZE, path=folder)
     starts = set()

@@ -75,6 +75,7 @@ class MediaClips:
         if problems and split == "train":  # the held-out reader of the same set would say it again
             logger.warning("the set has %d unusable parts; the first is %s", len(problems), problems[0])
         self._resolved: dict[int, MediaEntry] = {}
+        self._stamps: list[str] = []  # shared by all sizes, too
         self._choose_usable()
         self._sizes = {(num_frames, height, width): self}
 
@@ -132,7 +133,23 @@ class MediaClips:
     def __repr__(self) -> str:
         names = ("num_frames", "height", "width", "split", "seed", "cut")
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-        return f"{type(self).__name__}({len(self._of_split)} entries {self._fingerprint}, {settings})"
+        entries = f"{len(self._of_split)} entries {self._fingerprint}"
+        return f"{type(self).__name__}({entries} of files {self._stamp()}, {settings})"
+
+    def _stamp(self) -> str:
+        """Sizes and times of the files in short: others once a file was written anew. Looked up once."""
+        if not self._stamps:
+            digest = hashlib.sha256()
+            for path in dict.fromkeys(
+                path for entry in self._of_split for path in (entry.path, *entry.files_beside)
+            ):
+                try:
+                    found = path.stat()
+                    digest.update(repr((found.st_size, found.st_mtime_ns)).encode())
+                except OSError:  # it is left out when its turn comes
+                    digest.update(b"none")
+            self._stamps.append(digest.hexdigest()[:12])
+        return self._stamps[0]
 
     def _choose_usable(self) -> None:
         self._entries = [entry for entry in self._of_split if self.cut.takes(entry, self.num_frames)]
