@@ -133,15 +133,17 @@ def test_check_reports_scenes(folder: Path, capsys: pytest.CaptureFixture) -> No
         (("clips", "out.jsonl", "--measured", "clips/b.txt"), "no measurements"),
         (("tars", "out.jsonl"), "lies in a tar"),
         (("list.jsonl", "list.jsonl"), "written over"),
+        (("kept.dropped.jsonl", "kept.jsonl"), "written over"),
     ],
 )
 def test_bad_input_is_one_line(
     folder: Path, capsys: pytest.CaptureFixture, arguments: tuple, message: str
 ) -> None:
-    Path("list.jsonl").write_text('{"path": "clips/a.mp4"}\n')
+    for name in ("list.jsonl", "kept.dropped.jsonl"):
+        Path(name).write_text('{"path": "clips/a.mp4"}\n')
     if arguments[0] == "tars":
         assert run("pack", "clips", "tars") == 0
     assert run("filter", *arguments) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
-    assert not Path("out.jsonl").exists() and not Path("out.measured.jsonl").exists()
+    assert not any(Path(name).exists() for name in ("out.jsonl", "out.measured.jsonl", "kept.jsonl"))

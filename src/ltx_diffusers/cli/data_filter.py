@@ -84,13 +84,14 @@ def command(
     if report is not None:
         check_folder(report)
     entries, problems = find_entries(source)
-    check_list_writable(output, source, entries)
+    dropped = output.with_name(f"{output.stem}.dropped.jsonl")
+    for path in (output, dropped):
+        check_list_writable(path, source, entries)
     journal = measured or output.with_name(f"{output.stem}.measured.jsonl")
     scenes, broken = _measure(entries, settings, journal, workers)
     problems = [*problems, *broken]
     verdicts = decide(scenes, rules, captions=captions, duplicates=duplicates)
     write_list(output, (verdict for verdict in verdicts if verdict.is_kept))
-    dropped = output.with_name(f"{output.stem}.dropped.jsonl")
     write_list(dropped, (verdict for verdict in verdicts if not verdict.is_kept))
     lines = [*describe_scores(scenes, meanings), *describe_verdicts(verdicts), *_listed(problems)]
     if report is not None:
