@@ -15,11 +15,11 @@ from ltx_diffusers.denoising.state import from_noise
 from ltx_diffusers.denoising.velocity import GuidedVelocity, TextFeatures
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.functional.coordinates import Placement
-from ltx_diffusers.functional.latents import unpack_latents
+from ltx_diffusers.functional.latents import denormalize_latents, unpack_latents
 from ltx_diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from ltx_diffusers.training import latent_cache
 from ltx_diffusers.training.config import parse_config
-from ltx_diffusers.training.latent_cache import cached_posteriors
+from ltx_diffusers.training.latent_cache import cached_posteriors, encode_posterior
 from ltx_diffusers.training.loop import Trainer
 from ltx_diffusers.training.transformer import TransformerTask
 from ltx_diffusers.training.transformer_config import TransformerTrainConfig
@@ -128,6 +128,19 @@ def test_latents_are_those_of_the_encoder_and_are_read_again(tmp_path, tiny_vae_
         vae.encoder.conv_in.conv.weight.mul_(1.5)
     other = cached_posteriors(vae, task.source.clips[0], 6, tmp_path / "cache")
     assert not torch.equal(other[0], again[0])
+
+
+def test_latents_have_the_scale_that_the_pipelines_take_off_again(tmp_path, tiny_vae_folder):
+    vae = AutoencoderKLLTX.from_pretrained(tiny_vae_folder)
+    frames = np.random.default_rng(0).random((1, 9, 32, 64, 3), np.float32)
+    mean, deviation = encode_posterior(vae, frames)
+    vae.register_to_config(scaling_factor=0.5)
+    scaled_mean, scaled_deviation = encode_posterior(vae, frames)
+    torch.testing.assert_close(scaled_mean, mean / 2)
+    torch.testing.assert_close(scaled_deviation, deviation / 2)
+    statistics = vae.latents_mean, vae.latents_std
+    again = denormalize_latents(scaled_mean, *statistics, vae.config.scaling_factor)
+    torch.testing.assert_close(again, denormalize_latents(mean, *statistics))
 
 
 def test_so_many_clips_are_encoded_at_once_as_their_pixels_allow(tmp_path, tiny_vae_folder, monkeypatch):

@@ -217,7 +217,8 @@ def _normalized(
     center, scale = (
         value.float().cpu()[None, :, None, None, None] for value in (vae.latents_mean, vae.latents_std)
     )
-    return (mean - center) / scale, deviation / scale
+    factor = vae.config.scaling_factor
+    return (mean - center) * factor / scale, deviation * factor / scale
 
 
 def _path(
