@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
+import accelerate
 import pytest
 import torch
+from accelerate.hooks import CpuOffload
 from helpers.transformers import FRAME_RATE, GRID, TINY, relative_error
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -149,6 +151,17 @@ def test_the_memory_rule_grows_with_the_batch(monkeypatch) -> None:
     monkeypatch.setattr(passes, "free_memory", lambda device: 9e6)
     assert fit_in_one_batch(model, 2, tokens)
     assert not fit_in_one_batch(model, 3, tokens)
+
+
+def test_memory_is_counted_once_model_offloading_has_fetched_the_weights(monkeypatch) -> None:
+    from ltx_diffusers.denoising import passes
+
+    order, model = [], model_of()
+    accelerate.cpu_offload_with_hook(model, "cpu")
+    monkeypatch.setattr(CpuOffload, "pre_forward", lambda hook, module: order.append("weights"))
+    monkeypatch.setattr(passes, "free_memory", lambda device: order.append("memory") or 9e6)
+    fit_in_one_batch(model, 1, torch.zeros(1, 1000, 8))
+    assert order == ["weights", "memory"]
 
 
 class NoWaiting(TorchDispatchMode):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import psutil
 import torch
+from accelerate.hooks import CpuOffload
 from torch import Tensor, nn
 
 _MOST_RUNS = 16
@@ -77,11 +78,17 @@ def without_padding(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None
 def fit_in_one_batch(transformer: nn.Module, rows: int, tokens: Tensor) -> bool:
     """Whether a batch fits in the free memory, by a rough count of what the model holds at a time.
 
+    Weights that model offloading fetches for the model's first run are fetched here, for they take of that memory, and
+    the models that leave for them give some back.
+
     Args:
         transformer: The model.
         rows: Rows of the batch.
         tokens: (B, L, C) tokens of one pass.
     """
+    hook = getattr(transformer, "_hf_hook", None)
+    if isinstance(hook, CpuOffload):
+        hook.pre_forward(transformer)
     config = transformer.config
     width = config.num_attention_heads * config.attention_head_dim
     length = tokens.shape[1] // getattr(transformer, "token_shares", 1)
