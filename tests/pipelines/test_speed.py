@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import accelerate
 import pytest
 import torch
 from helpers.autoencoders import relative_error
@@ -217,6 +218,27 @@ def test_products_of_8_bits_are_for_good(in_8_bits, lora):
     for made in (pipeline, sharing):
         with pytest.raises(InputError, match="load the model again"):
             made.set_speed("exact")
+
+
+@pytest.mark.parametrize("offloading", ["sequential", "to the disk"])
+def test_weights_that_offloading_keeps_copies_of_are_brought_to_8_bits_before(
+    in_8_bits, offloading: str, tmp_path
+):
+    pipeline = a_pipeline()
+    offload = {
+        "sequential": lambda: accelerate.cpu_offload(pipeline.transformer, torch.device("cpu")),
+        "to the disk": lambda: pipeline.transformer.enable_group_offload(
+            onload_device=torch.device("cpu"),
+            offload_device=torch.device("cpu"),
+            offload_type="leaf_level",
+            offload_to_disk_path=str(tmp_path),
+        ),
+    }
+    offload[offloading]()
+    with pytest.raises(InputError, match="before offloading is enabled"):
+        pipeline.set_speed("fastest")
+    assert pipeline.speed == "exact"
+    pipeline.set_speed("fast")
 
 
 def test_on_a_gpu_blocks_are_compiled_and_what_the_caller_compiled_stays(monkeypatch):

@@ -73,7 +73,8 @@ class ChoosesSpeed:
 
         Raises:
             UnknownNameError: If there is no such speed.
-            InputError: If the weights were brought to 8 bits before, or torchao is needed and missing.
+            InputError: If the weights were brought to 8 bits before, torchao is needed and missing, or offloading keeps
+                copies of weights that are to be changed.
         """
         check_speed(speed)
         transformer = self.transformer
@@ -119,6 +120,7 @@ class ChoosesSpeed:
         config = product_config(device, self.transformer.dtype)
         if config is None:
             return f"weights stay as they are: products of 8 bits don't pay on {device.type}"
+        _check_no_copies(self.transformer.transformer_blocks)
         quantize_blocks(self.transformer, config)
         setattr(self.transformer, _IN_8_BITS, True)
         return f"products by {type(config).__name__}"
@@ -220,3 +222,25 @@ def quantize_blocks(transformer: nn.Module, config: Any) -> None:
 def _is_special(layer: nn.Linear) -> bool:
     """Whether weights are quantized already, or kept in 8 bits by a hook."""
     return type(layer.weight) is not nn.Parameter or layer.weight.dtype.itemsize < 2
+
+
+def _check_no_copies(blocks: nn.Module) -> None:
+    """Refuse weights that offloading puts in place again from copies, for these would stay as they are.
+
+    Sequential offloading has them all on another place, group offloading with a stream in pinned memory, or on the
+    disk.
+
+    Raises:
+        InputError: If it does.
+    """
+    for module in blocks.modules():
+        registry = getattr(module, "_diffusers_hook", None)
+        hook = None if registry is None else registry.get_hook("group_offloading")
+        copied = hook is not None and (
+            hook.group.stream is not None or hook.group.offload_to_disk_path is not None
+        )
+        if copied or any(weight is not None and weight.is_meta for weight in module._parameters.values()):
+            raise InputError(
+                "the speed 'fastest' changes weights, and offloading keeps copies of them",
+                fix="set the speed before offloading is enabled",
+            )
