@@ -93,7 +93,7 @@ def test_statistics_are_those_of_the_input(components, upsampler) -> None:
         )
 
 
-def test_a_video_is_encoded_first(components, upsampler) -> None:
+def test_a_video_is_encoded_first(components, upsampler, monkeypatch) -> None:
     own = LTXLatentUpsamplePipeline(components["vae"], upsampler)
     frames = own(video=list(pictures(9)), generator=seeded(), output_type="np").frames
     assert frames.shape == (1, 9, 192, 384, 3)
@@ -103,9 +103,26 @@ def test_a_video_is_encoded_first(components, upsampler) -> None:
         ({"video": pictures(9), "height": 64}, "another size"),
         ({"latents": torch.zeros(1, 8, 2, 2, 2), "tone_map_compression_ratio": 2.0}, "tone_map"),
         ({"latents": torch.zeros(1, 8, 2, 2, 2), "decode_timestep": [0.0, 0.1]}, "one for each"),
+        ({"latents": torch.zeros(1, 8, 2, 2, 2), "decode_noise_scale": 2.0}, "decode_noise_scale"),
+        ({"latents": torch.zeros(1, 8, 2, 2, 2), "adain_factor": -1}, "adain_factor"),
+        ({"latents": torch.zeros(1, 8, 2, 2, 2), "output_type": "mp4"}, "output_type"),
     ):
+        monkeypatch.setattr(own, "latent_upsampler", None)  # nothing is computed before
         with pytest.raises(InputError, match=message):
             own(**arguments)
+
+
+def test_the_upsampler_runs_where_it_is_and_without_gradients(components, upsampler) -> None:
+    class Elsewhere(torch.nn.Module):
+        device, dtype = torch.device("meta"), torch.float32
+
+        def forward(self, latents):
+            assert latents.device == self.device
+            return torch.ones(latents.shape)
+
+    latents = torch.randn(1, 8, 2, 2, 2)
+    assert upsample_latents(components["vae"], Elsewhere(), latents).device == latents.device
+    assert not upsample_latents(components["vae"], upsampler, latents).requires_grad
 
 
 def test_the_recipe_is_its_parts(pipeline, upsampler) -> None:

@@ -23,6 +23,7 @@ from .decoding import decode_latents
 from .frames import to_output
 from .images import encode_frames, split_images
 from .media import sides_of, video_pixels
+from .request import OUTPUT_TYPES, is_number
 
 
 class LTXLatentUpsamplePipeline(PublishesToHub, DiffusionPipeline):
@@ -85,8 +86,19 @@ class LTXLatentUpsamplePipeline(PublishesToHub, DiffusionPipeline):
         """
         if (video is None) == (latents is None):
             raise InputError("an upsampler needs either a video or latents")
-        if not 0 <= tone_map_compression_ratio <= 1:
-            raise InputError("tone_map_compression_ratio must be in [0, 1]", got=tone_map_compression_ratio)
+        if output_type not in OUTPUT_TYPES:
+            raise InputError("unknown output_type", got=output_type, expected=", ".join(OUTPUT_TYPES))
+        for name, share in (
+            ("tone_map_compression_ratio", tone_map_compression_ratio),
+            ("adain_factor", adain_factor),
+        ):
+            if not is_number(share) or not 0 <= share <= 1:
+                raise InputError(f"{name} must be in [0, 1]", got=share)
+        count = 1 if latents is None else latents.shape[0]
+        timestep = _listed("decode_timestep", decode_timestep, count)
+        noise_scale = timestep
+        if decode_noise_scale is not None:
+            noise_scale = _listed("decode_noise_scale", decode_noise_scale, count)
         device = self._execution_device
         if video is not None:
             pixels = self._pixels(video, height, width)
@@ -96,13 +108,11 @@ class LTXLatentUpsamplePipeline(PublishesToHub, DiffusionPipeline):
         if output_type == "latent":
             frames = tone_map(upsampled, tone_map_compression_ratio)
         else:
-            count = latents.shape[0]
-            timestep = _listed(decode_timestep, count)
             decoded = decode_latents(
                 self.vae,
                 upsampled,
                 timestep=timestep,
-                noise_scale=timestep if decode_noise_scale is None else _listed(decode_noise_scale, count),
+                noise_scale=noise_scale,
                 generator=generator,
                 tone_map_compression=tone_map_compression_ratio,
             )
@@ -126,25 +136,31 @@ class LTXLatentUpsamplePipeline(PublishesToHub, DiffusionPipeline):
         return video_pixels(pictures)
 
 
+@torch.no_grad()
 def upsample_latents(vae: Any, upsampler: torch.nn.Module, latents: Tensor, match: float = 1.0) -> Tensor:
-    """Normalised latents of higher resolution (B, C, F', H', W'), float32.
+    """Normalised latents of higher resolution (B, C, F', H', W'), float32, without gradients.
 
     Args:
         vae: Has the channels' statistics.
-        upsampler: Works on latents that aren't normalised.
+        upsampler: Works on latents that aren't normalised, on its own device.
         latents: Normalised (B, C, F, H, W).
         match: Share of matching the statistics of each channel to the input's.
     """
     statistics = (vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
     raw = denormalize_latents(latents, *statistics)
-    upsampled = normalize_latents(upsampler(raw.to(upsampler.dtype)).float(), *statistics)
+    upsampled = upsampler(raw.to(upsampler.device, upsampler.dtype)).to(latents.device, torch.float32)
+    upsampled = normalize_latents(upsampled, *statistics)
     return match_statistics(upsampled, latents, match) if match else upsampled
 
 
-def _listed(value: float | list[float], count: int) -> list[float]:
+def _listed(name: str, value: float | list[float], count: int) -> list[float]:
+    """One number for each of `count` videos; raises InputError if they aren't so many, in [0, 1]."""
     values = list(value) if isinstance(value, (list, tuple)) else [value] * count
     if len(values) != count:
         raise InputError(
-            "one value for all videos or one for each is needed", got=len(values), expected=count
+            f"{name} must be one value for all videos or one for each", got=len(values), expected=count
         )
+    for entry in values:
+        if not is_number(entry) or not 0 <= entry <= 1:
+            raise InputError(f"{name} must be in [0, 1]", got=entry)
     return values
