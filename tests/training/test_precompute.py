@@ -20,11 +20,11 @@ from ltx_diffusers.data.cutting import Cut
 from ltx_diffusers.data.media_sets import find_entries
 from ltx_diffusers.data.video import read_video, write_image, write_video
 from ltx_diffusers.errors import InputError
-from ltx_diffusers.geometry import VideoSize
-from ltx_diffusers.training.clip_plan import ClipSettings
+from ltx_diffusers.geometry import CompressionRatios, VideoSize
+from ltx_diffusers.training.clip_plan import ClipPlanner, ClipSettings
 from ltx_diffusers.training.conditioning import Piece
 from ltx_diffusers.training.latent_store import SAMPLES_NAME, LatentStore
-from ltx_diffusers.training.precompute import EncodingSettings, precompute
+from ltx_diffusers.training.precompute import EncodingSettings, _read_ahead, precompute
 
 CLIP, SQUARE, STILL = VideoSize(9, 32, 64), VideoSize(9, 32, 32), VideoSize(1, 32, 64)
 ONE_SIZE = ClipSettings(sizes=(CLIP,))
@@ -272,6 +272,44 @@ def test_a_killed_run_goes_on(folder: Path, tmp_path: Path, parts: dict) -> None
     went_on, whole = LatentStore.open(tmp_path / "out"), LatentStore.open(tmp_path / "whole")
     assert all(torch.equal(went_on[number].mean, whole[number].mean) for number in range(3))
     assert not list((tmp_path / "out").rglob(".*.part"))
+
+
+def test_of_a_long_video_few_clips_are_in_memory_at_once(tmp_path: Path) -> None:
+    source = tmp_path / "set"
+    source.mkdir()
+    for name in "ab":
+        write_video(source / f"{name}.mp4", grey_clip(40, 9 * 12), 24)
+    read, most = [], 0
+
+    class Planner(ClipPlanner):
+        def _clip(self, *arguments):
+            read.append(1)
+            return super()._clip(*arguments)
+
+    planner = Planner(
+        ClipSettings(sizes=(SQUARE,), clips_per_video=None), CompressionRatios(8, 32, 32), "any", ()
+    )
+    found = []
+    for place, clip in _read_ahead(planner, find_entries(source)[0], workers=2):
+        found.append((place, clip.record["place"]))
+        most = max(most, len(read) - len(found))
+    assert found == [(place, index / 11) for place in (0, 1) for index in range(12)]
+    assert most <= 3  # one of each video, and the one that was asked for
+
+
+def test_an_entry_counts_whole_or_not_at_all(tmp_path: Path, parts: dict) -> None:
+    source = tmp_path / "set"
+    source.mkdir()
+    write_video(source / "target.mp4", grey_clip(40, 36, 64, 64), 24)
+    write_video(source / "ends.mp4", grey_clip(60, 12, 64, 64), 24)
+    rows = [{"path": "target.mp4"}, {"path": "target.mp4", "reference": "ends.mp4", "caption": "ends"}]
+    (source / "list.json").write_text(json.dumps(rows))
+    clips = ClipSettings(sizes=(VideoSize(9, 64, 64),), clips_per_video=None)
+    report = run(source / "list.json", tmp_path / "out", parts, clips)
+    # The first clip of the second entry has a whole reference, its last one hasn't.
+    assert [problem.reason for problem in report.left_out] and report.samples == 4
+    store = LatentStore.open(tmp_path / "out")
+    assert [store.record(number)["caption"] for number in range(len(store))] == [""] * 4
 
 
 def test_references_and_masks_lie_at_the_same_moments(tmp_path: Path, parts: dict) -> None:

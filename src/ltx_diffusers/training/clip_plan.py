@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -172,21 +172,22 @@ class ClipPlanner:
     ) -> None:
         self.settings, self.ratios, self.encoder, self.known = settings, ratios, encoder, known
 
-    def prepare(self, entry: MediaEntry) -> list[PreparedClip] | Problem:
-        """The samples of an entry, or why it gives none."""
+    def clips(self, entry: MediaEntry) -> Iterator[PreparedClip | Problem]:
+        """The samples of an entry, each read when it is asked for; a long video's would fill the memory together.
+
+        A problem comes last: then the entry gives no sample, and what came before it doesn't count.
+        """
         try:
             media = replace(_open_media(entry.open(), entry.is_picture), part=entry.part)
             shown = media.shown
             besides = {path: _open_beside(path) for path in entry.files_beside}
-            return [
-                self._clip(entry, media, besides, size, place)
-                for size in self._sizes(shown)
-                for place in places(shown, size, self.settings.cut, self.settings.clips_per_video)
-            ]
+            for size in self._sizes(shown):
+                for place in places(shown, size, self.settings.cut, self.settings.clips_per_video):
+                    yield self._clip(entry, media, besides, size, place)
         except (InputError, OSError) as error:
-            return Problem(entry.name, one_line(error))
+            yield Problem(entry.name, one_line(error))
         except Exception as error:  # decoders meet damaged files with errors of any kind
-            return Problem(entry.name, f"it can't be read: {type(error).__name__}: {one_line(error)}")
+            yield Problem(entry.name, f"it can't be read: {type(error).__name__}: {one_line(error)}")
 
     def _sizes(self, shown: Shown) -> list[VideoSize]:
         fitting = fitting_sizes(shown, self.settings.sizes, self.settings.cut)

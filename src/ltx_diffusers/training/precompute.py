@@ -201,15 +201,16 @@ def _encode_clips(
     encoder = _BatchEncoder(vae, writer, encoding)
     planner = ClipPlanner(clips, ratios, how, writer)
     try:
-        for done, (number, prepared) in enumerate(_read_ahead(planner, share, encoding.workers)):
-            progress("clips", done, len(share))
-            if isinstance(prepared, Problem):
-                part.left_out.append(prepared)
+        for place, clip in _read_ahead(planner, [entry for _, entry in share], encoding.workers):
+            progress("clips", place, len(share))
+            number, entry = share[place]
+            if isinstance(clip, Problem):
+                part.left_out.append(clip)
+                while part.samples and part.samples[-1]["entry"] == number:
+                    part.samples.pop()
                 continue
-            for clip in prepared:
-                described = bool(share[done][1].caption)
-                part.samples.append({"entry": number, "described": described, **clip.record})
-                encoder.add(clip)
+            part.samples.append({"entry": number, "described": bool(entry.caption), **clip.record})
+            encoder.add(clip)
         encoder.finish()
         progress("clips", len(share), len(share))
     finally:
@@ -268,20 +269,26 @@ class _BatchEncoder:
 
 
 def _read_ahead(
-    planner: ClipPlanner, share: Sequence[tuple[int, MediaEntry]], workers: int
-) -> Iterator[tuple[int, list[PreparedClip] | Problem]]:
-    """Each entry's number with what it gives, in order; some are read ahead in threads."""
-    waiting: deque[tuple[int, Future]] = deque()
+    planner: ClipPlanner, entries: Sequence[MediaEntry], workers: int
+) -> Iterator[tuple[int, PreparedClip | Problem]]:
+    """What the entries give, in order and with their places; a clip of each of some is read ahead in threads."""
+    waiting: deque[tuple[int, Iterator[PreparedClip | Problem], Future]] = deque()
     with ThreadPoolExecutor(workers) as pool:
+
+        def rest_of_first() -> Iterator[tuple[int, PreparedClip | Problem]]:
+            place, clips, coming = waiting.popleft()
+            while (clip := coming.result()) is not None:
+                coming = pool.submit(next, clips, None)
+                yield place, clip
+
         try:
-            for number, entry in share:
-                waiting.append((number, pool.submit(planner.prepare, entry)))
+            for place, entry in enumerate(entries):
+                clips = planner.clips(entry)
+                waiting.append((place, clips, pool.submit(next, clips, None)))
                 if len(waiting) > workers + _AHEAD:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
+                    yield from rest_of_first()
             while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
+                yield from rest_of_first()
         finally:
             pool.shutdown(cancel_futures=True)
 
