@@ -2,8 +2,8 @@
 
 `clips` is a folder of videos with captions in text files, or a list such as `ltx-diffusers data filter` writes. Each
 clip becomes a safetensors file that needs neither VAE nor text encoder to train on. The command
-`ltx-diffusers precompute` does the same and more: sizes chosen from the data, shards, several processes, going on after
-an interruption. Take this script where you want another format.
+`ltx-diffusers precompute` does the same and more: several sizes, of which each clip gets its own, shards, several
+processes, going on after an interruption. Take this script where you want another format.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def main(words: list[str] | None = None) -> None:
         if args.train_encoder:
             measure_statistics(vae.eval(), clips, STATISTICS_CLIPS)
         vae.save_pretrained(args.output)
-        accelerator.print(f"written: {args.output}; look at it with `ltx-diffusers evaluate vae`")
+        accelerator.print(f"written: {args.output}; look at it with `ltx-diffusers evaluate reconstruction`")
 
 
 if __name__ == "__main__":
