@@ -10,6 +10,7 @@ from helpers.processes import run_on
 
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+from ltx_diffusers.models.autoencoders.time_shares import TimeShare
 
 pytestmark = pytest.mark.skipif(torch.accelerator.is_available(), reason="shares out over CPU processes")
 
@@ -90,7 +91,13 @@ def share(rank: int) -> dict:
     model.enable_memory_budget("6GB")
     with pytest.raises(InputError, match="memory budget"):
         model.enable_parallel_decoding()
-    return found | {"frames": frames}
+    hidden = torch.arange(240.0).view(1, 4, 2, 5, 6) + 1000 * rank
+    row = TimeShare(dist.group.WORLD, rank, PROCESSES)
+    widened = [
+        row.with_neighbours(hidden.to(memory_format=layout), 1, 1)
+        for layout in (torch.contiguous_format, torch.channels_last_3d)
+    ]
+    return found | {"frames": frames, "same in any layout": torch.equal(*widened)}
 
 
 def test_three_processes_give_what_one_gives() -> None:
@@ -102,6 +109,7 @@ def test_three_processes_give_what_one_gives() -> None:
             assert relative_error(shared, alone[:: 37 + rank]) < 5e-6, (kind, case, rank)
     # Two of the processes had two and one of three latent frames, the third decoded alone.
     assert [found[rank]["frames"][0] for rank in range(PROCESSES)] == [9, 8, 17]
+    assert all(found[rank]["same in any layout"] for rank in range(PROCESSES))
 
 
 def test_processes_must_be_connected() -> None:

@@ -51,8 +51,9 @@ class TimeShare:
             ahead: Frames after it.
         """
         first, last = hidden[:, :, :1], hidden[:, :, -1:]
-        before = torch.cat([first] * behind, dim=2) if behind else None
-        after = torch.cat([last] * ahead, dim=2) if ahead else None
+        # Contiguous, as what the neighbours send is: the memory is sent, whatever the layout of either side.
+        before = torch.cat([first] * behind, dim=2).contiguous() if behind else None
+        after = torch.cat([last] * ahead, dim=2).contiguous() if ahead else None
         exchanges = []
         if self.rank + 1 < self.processes:
             exchanges += self._exchange(self.rank + 1, hidden[:, :, -behind:] if behind else None, after)
