@@ -75,9 +75,8 @@ class Registry(Generic[T]):
             near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
             raise UnknownNameError(
                 f"unknown {self.kind} {name!r}",
-                expected=" or ".join(map(repr, near))
-                if near
-                else f"one of {', '.join(self.list()) or '(none)'}",
+                expected=None if near else f"one of {', '.join(self.list()) or '(none)'}",
+                fix=f"did you mean {' or '.join(near)}?" if near else None,
             ) from None
 
     def list(self) -> list[str]:

@@ -309,7 +309,8 @@ def test_useless_lists_are_refused(tmp_path: Path) -> None:
         ("a.json", "{}", "list of objects"),
         ("b.json", "{", "can't be read"),
         ("c.jsonl", "", "no rows"),
-        ("d.csv", "name,words\na.mp4,x\n", "a column path"),
+        ("d.csv", "name,words\na.mp4,x\n", "a column path or .*, but name, words$"),
+        ("h.jsonl", '{"path": "a.mp4", "conditions": [{"fram": 0}]}', "did you mean frame\\?$"),
         ("e.parquet", "", "end in another way"),
     ]:
         (tmp_path / name).write_text(content)

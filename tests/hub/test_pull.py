@@ -98,6 +98,16 @@ def test_repositories_that_can_not_be_read(pushed: HubServer, tmp_path: Path) ->
     assert not (tmp_path / "got").exists()
 
 
+def test_a_name_without_an_owner_and_a_login(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="nobody is logged in; got 'tiny'; expected owner/name; or log in"):
+        pull("tiny", tmp_path / "got")
+    assert not (tmp_path / "got").exists()
+
+
 def test_several_checkpoints_must_be_chosen_from(hub: HubServer, tmp_path: Path) -> None:
     weights = save({"model.diffusion_model.patchify_proj.weight": torch.zeros(2, 2)})
     hub.make_repo("ada/ltxv", {"a.safetensors": weights, "b.safetensors": weights})

@@ -93,7 +93,7 @@ def test_round_trip(config_file, tmp_path):
         ("objectives.l1={balance: {kind: adaptive, cap: 1.0e4}}", "balance.cap.*sign in its exponent"),
         ("no-equals-sign", "key=value"),
         ("data.height=100", "96 or 128"),
-        ("data.num_frames=18", "17 or 25"),
+        ("data.num_frames=18", "^config key 'data': the number of frames must be .* use 17 or 25$"),
         ("stages.0.num_frames=18", "17 or 25"),
         ("seed=-1", "seed"),
         ("optimizer.learning_rate=1e-3", "1.0e-3"),

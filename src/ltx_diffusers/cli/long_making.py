@@ -66,7 +66,9 @@ class LongSettings:
                 near = " or ".join(map(str, nearest_valid_frames(value)))
                 raise InputError(f"{option} must be 8k+1 frames", got=value, fix=f"use {near}")
         if self.seconds is not None and not 0 < self.seconds < 1e6:
-            raise InputError("this length (--seconds) can't be used", got=self.seconds)
+            raise InputError(
+                "this length (--seconds) can't be used", got=self.seconds, expected="more than 0"
+            )
         if self.seconds is not None and self.common.num_frames is not None:
             raise InputError("the length was given twice", expected="--seconds or --frames")
         if self.seconds is None and self.common.num_frames is None and self.common.from_video is None:

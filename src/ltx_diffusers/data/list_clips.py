@@ -120,9 +120,7 @@ def read_list(
         raise MediaError(f"the list {path} can't be read", got=str(error)[:200]) from error
     if not entries:
         raise MediaError(
-            f"the list {path} names no pictures or videos",
-            got=problems[0] if problems else "no rows",
-            expected=f"a column {path_column or ', '.join(PATH_FIELDS)}",
+            f"the list {path} names no pictures or videos", got=problems[0] if problems else "no rows"
         )
     return entries, problems
 
@@ -167,7 +165,8 @@ def _entry(row: Any, root: Path, path_column: str | None, caption_column: str | 
     columns = PATH_FIELDS if path_column is None else (path_column,)
     name = next((row[column] for column in columns if row.get(column)), None)
     if not isinstance(name, str):
-        raise ValueError(f"it has no file in {' or '.join(columns)}")
+        given = ", ".join(map(str, row))
+        raise ValueError(f"it has no file in a column {' or '.join(columns)}, but {given[:200] or 'nothing'}")
     if "\0" in name or not is_media(name):
         raise ValueError(f"{name[:100]!r} is neither a picture nor a video by its ending")
     caption = caption_in(row) if caption_column is None else row.get(caption_column)

@@ -96,7 +96,7 @@ class Hub:
         """`owner/name`; a bare name is one of the user's own.
 
         Raises:
-            InputError: If it can't be a repository's name.
+            InputError: If it can't be a repository's name, or lacks the owner and nobody is logged in.
             HubError: If the user isn't known.
         """
         from huggingface_hub.errors import HFValidationError
@@ -111,7 +111,16 @@ class Hub:
                 expected="owner/name",
                 fix=f"({error})",
             ) from None
-        return repository if "/" in repository else f"{self.user(repository)['name']}/{repository}"
+        if "/" in repository:
+            return repository
+        if self._token is None:
+            raise InputError(
+                "a name without an owner is one of your own, and nobody is logged in",
+                got=repr(repository),
+                expected="owner/name",
+                fix=f"or {LOG_IN}",
+            )
+        return f"{self.user(repository)['name']}/{repository}"
 
     def user(self, repository: str) -> dict[str, Any]:
         """Who the token's user is, as the Hub tells it.

@@ -218,6 +218,9 @@ def parse_config(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
             near = difflib.get_close_matches(str(first["loc"][-1]), _all_keys(kind), n=3)
             fix = f"did you mean {' or '.join(near)}?" if near else None
             raise InputError(f"unknown config key {key!r}", fix=fix) from None
+        if first["type"] == "value_error":  # a check of ours, whose words say what was given
+            where = f"config key {key!r}: " if key else ""
+            raise InputError(f"{where}{first['ctx']['error']}") from None
         raise InputError(
             f"config key {key!r}: {first['msg']}", got=repr(first.get("input")), fix=_number_hint(first)
         ) from None
