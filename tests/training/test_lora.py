@@ -23,7 +23,7 @@ from ltx_diffusers.functional.coordinates import video_coordinates
 from ltx_diffusers.geometry import VideoSize
 from ltx_diffusers.training.config import parse_config
 from ltx_diffusers.training.loop import Trainer
-from ltx_diffusers.training.lora import find_targets
+from ltx_diffusers.training.lora import find_targets, keep_trained_only
 from ltx_diffusers.training.transformer import TransformerTask
 from ltx_diffusers.training.transformer_config import TransformerTrainConfig
 
@@ -205,6 +205,26 @@ def test_kinds_of_adapters_and_bases(tmp_path, unstated, changes) -> None:
     pipeline = LTXPipeline.from_pretrained(base)
     report = pipeline.load_lora_weights(model)
     assert not report.unmatched
+
+
+class _FewBits(torch.nn.Linear):
+    """Keeps scales beside its weight, as bitsandbytes' `Linear4bit` does, and can't read them from a state."""
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight.absmax"] = torch.ones(4)
+        destination[f"{prefix}weight.quant_state.bitsandbytes__nf4"] = torch.ones(4)
+
+
+def test_checkpoints_hold_nothing_of_a_base_in_few_bits() -> None:
+    module = torch.nn.Sequential(_FewBits(4, 4), torch.nn.Linear(4, 4, bias=False))
+    module[0].requires_grad_(False)
+    keep_trained_only(module)
+    state = module.state_dict()
+    assert set(state) == {"1.weight"}
+    assert not module.load_state_dict(state).missing_keys
+    around = torch.nn.ModuleDict({"0": torch.nn.Linear(4, 4), "module": module})  # as processes wrap it
+    assert set(around.state_dict()) == {"0.weight", "0.bias", "module.1.weight"}
 
 
 def test_targets_by_name_end_and_pattern() -> None:

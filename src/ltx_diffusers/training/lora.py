@@ -82,9 +82,16 @@ def keep_trained_only(module: nn.Module) -> None:
     """Leave what isn't trained out of the module's `state_dict`: checkpoints of a LoRA need no copy of its base."""
     frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
 
+    def is_frozen(name: str) -> bool:
+        # bitsandbytes keeps the scales of "weight" as "weight.absmax" and so on, and can't read them again.
+        while name and name not in frozen:
+            name = name.rpartition(".")[0]
+        return bool(name)
+
     def drop(_module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
-        for name in frozen:
-            state.pop(f"{prefix}{name}", None)
+        own = [key for key in state if key.startswith(prefix)]
+        for key in [key for key in own if is_frozen(key.removeprefix(prefix))]:
+            del state[key]
 
     def accept(_module: nn.Module, keys: Any) -> None:
         missing = [name for name in keys.missing_keys if not any(name.endswith(known) for known in frozen)]
