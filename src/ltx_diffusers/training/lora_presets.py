@@ -1,8 +1,8 @@
 """Settings of LoRA runs by model and GPU memory: where `ltx-diffusers train lora` starts from.
 
-A preset is a part of a `TransformerTrainConfig`, as plain values. `configs/lora/*.yaml` hold the same for
-`ltx-diffusers train transformer --config`. By the counts of benchmarks/lora_memory.py each leaves a tenth of its GPU
-and more.
+A preset is a part of a `TransformerTrainConfig`, as plain values. `configs/lora/2b-24gb.yaml` holds the same as the
+preset of that name, for `ltx-diffusers train transformer --config`. By the counts of benchmarks/lora_memory.py each
+leaves a tenth of its GPU and more.
 """
 
 from __future__ import annotations

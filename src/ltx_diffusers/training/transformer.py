@@ -221,7 +221,10 @@ class TransformerTask:
             self._finished = self._make_videos()
 
     def export(self, folder: Path) -> None:
-        """Save the pipeline; of a LoRA its files, for Diffusers and ComfyUI, with samples and facts for its card."""
+        """Save the pipeline; of a LoRA its files, for Diffusers and ComfyUI, with samples and facts for its card.
+
+        After training on latents with texts the pipeline has no text encoder.
+        """
         dtype = getattr(torch, self.config.export_dtype)
         if self.config.adapter is not None:
             remarks = {"trigger": self.trigger} if self.trigger else {}
