@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import tiny_components
 
-from ltx_diffusers import LTXPipeline
+from ltx_diffusers import LTXConditionPipeline, LTXPipeline, VideoCondition
 from ltx_diffusers.pipelines.decoding import decode_latents, stream_latents
 from ltx_diffusers.pipelines.frames import to_output
 
@@ -38,6 +38,28 @@ def test_a_stream_gives_the_frames_of_the_video(pipeline):
     assert frames.shape == (2, 17, 32, 64, 3)
     assert np.abs(frames.astype(int) - expected).max() <= 1  # rounded from numbers that differ by 1e-6
     assert (frames == expected).mean() > 0.999
+
+
+def test_prompts_with_conditions_of_different_kinds_come_in_one_piece_in_their_order(pipeline):
+    pipe = LTXConditionPipeline.from_pipe(pipeline)
+    pipe.set_progress_bar_config(disable=True)
+    first = VideoCondition(image=np.full((32, 64, 3), 200, np.uint8))
+
+    def videos(output_type: str):
+        return pipe(
+            [[first], [], [first]],
+            prompt=["a red circle", "a blue square", "a green cross"],
+            height=32,
+            width=64,
+            num_frames=9,
+            num_inference_steps=1,
+            generator=[torch.Generator().manual_seed(seed) for seed in range(3)],
+            output_type=output_type,
+        ).frames
+
+    (frames,) = videos("stream")
+    expected = (videos("np") * 255).round().astype(int)
+    assert np.abs(frames.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("how", ["tiles", "whole", "stream"])

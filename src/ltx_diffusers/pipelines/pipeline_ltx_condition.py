@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.image_processor import PipelineImageInput
@@ -28,7 +29,7 @@ from .media import Given, VideoCondition, checked_conditions, clip_pictures, str
 from .media_encoding import build_conditions
 from .presets import Preset, get_preset, preset_of
 from .prompt_enhancement import Enhancer, enhanced_prompts, first_pictures
-from .request import Request, is_number
+from .request import STREAM, Request, is_number
 
 
 class LTXConditionPipeline(LTXPipelineBase):
@@ -151,8 +152,10 @@ class LTXConditionPipeline(LTXPipelineBase):
             return super()._frames(request)
         parts = []
         for prompts in groups:
-            parts.append(super()._frames(part_of(request, prompts)))
-        return in_order(parts, [videos_of(prompts, request.num_videos_per_prompt) for prompts in groups])
+            part = super()._frames(part_of(request, prompts))
+            parts.append(np.concatenate(list(part), axis=1) if request.output_type == STREAM else part)
+        videos = in_order(parts, [videos_of(prompts, request.num_videos_per_prompt) for prompts in groups])
+        return iter([videos]) if request.output_type == STREAM else videos  # groups have no common pieces
 
     def _with_preset(self, request: Request) -> Request:
         """The request with the preset's settings where the caller gave none."""
