@@ -60,6 +60,13 @@ def test_unknown_commands_and_options_are_bad_input(
     assert error.count("\n") == 1
 
 
+def test_a_value_outside_the_choices_is_said_plainly(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["evaluate", "shapes", "--only", "t2x"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: Invalid value for '--only': 't2x' is not one of 't2v', "
+    )
+
+
 def test_an_interrupt_is_130(command, capsys: pytest.CaptureFixture[str]) -> None:
     command(raising(KeyboardInterrupt()))
     assert app.main(["plugins"]) == 130

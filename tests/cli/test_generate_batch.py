@@ -241,6 +241,9 @@ def test_an_output_may_lie_in_a_folder_of_its_own(model: str) -> None:
 def test_jobs_of_hostile_files(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="no such file"):
         read_jobs(tmp_path / "none.txt", tmp_path, ".mp4", {})
+    (tmp_path / "p.csv").write_text("prompt,seed\na red circle,1\n")
+    with pytest.raises(MediaError, match=r"expected text with a prompt a line, or \.jsonl"):
+        read_jobs(tmp_path / "p.csv", tmp_path, ".mp4", {})
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(MediaError, match="can't be read"):
         read_jobs(tmp_path / "bad.txt", tmp_path, ".mp4", {})

@@ -112,7 +112,9 @@ def test_the_embedded_model_is_a_checkpoint_too(tmp_path: Path, capsys: pytest.C
     tensors = {"proj_out.lora_A.weight": torch.ones(1, 9), "proj_out.lora_B.weight": torch.ones(9, 1)}
     save_file(tensors, tmp_path / "x.safetensors")
     assert main(["lora", "info", str(tmp_path / "x.safetensors"), "--checkpoint", "embedded"]) == 2
-    assert "made for a weight of shape (9, 9), the model's is" in " ".join(capsys.readouterr().err.split())
+    captured = capsys.readouterr()
+    assert "made for a weight of shape (9, 9), the model's is" in " ".join(captured.err.split())
+    assert "alpha / rank" not in captured.out and "norm of the change" not in captured.out  # there is none
 
 
 def test_what_is_left_out_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code if isinstance(code, int) else 0
         except (LTXError, TyperException) as error:
             text = error.format_message() if isinstance(error, TyperException) else str(error)
+            text = text.replace(": Value error, ", ": ")  # how pydantic begins what Typer hands on
             return _fail(text, EXIT_BAD_INPUT, settings)
         except (KeyboardInterrupt, typer.Abort):
             return _fail("interrupted", EXIT_INTERRUPTED, settings)

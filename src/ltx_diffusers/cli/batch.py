@@ -27,6 +27,7 @@ REQUEST = "request_sha256"
 """The field of a record that says which request its video answers."""
 
 _SLUG_CHARACTERS = 48
+_NO_LINES_OF_PROMPTS = (".csv", ".tsv", ".json", ".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,14 @@ def read_jobs(file: Path, folder: Path, ending: str, shared: Mapping[str, Any]) 
         shared: Settings of all lines that don't say otherwise.
 
     Raises:
-        MediaError: If the file can't be read.
+        MediaError: If the file can't be read, or is a table or JSON by its ending.
         InputError: If it has no prompts, or two lines name one output, or outputs with one record.
         LTXError: If no line can be used, all for the same reason.
     """
+    if file.suffix.lower() in _NO_LINES_OF_PROMPTS:
+        raise MediaError(
+            "prompts aren't read from such a file", got=file, expected="text with a prompt a line, or .jsonl"
+        )
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:

@@ -234,16 +234,17 @@ def _print_report(source: str, lora: Lora, report: LoraReport) -> None:
     kind = f"{report.format}{', DoRA' if report.uses_dora else ''}"
     counted = (f"{name} ({_count(count, 'layer')})" for name, count in sorted(report.ranks.items()))
     scales = (f"{scale:g} ({_count(count, 'layer')})" for scale, count in sorted(report.scales.items()))
-    lines = [
-        f"{source}: {kind}, {_count(len(lora.layers), 'layer')}, {report.num_parameters / 1e6:,.2f} M parameters "
-        f"in {', '.join(report.dtypes)}",
-        f"rank {', '.join(counted)}; alpha / rank {', '.join(scales)}",
-    ]
+    dtypes = f" in {', '.join(report.dtypes)}" if report.dtypes else ""
+    size = f"{report.num_parameters / 1e6:,.2f} M parameters{dtypes}"
+    lines = [f"{source}: {kind}, {_count(len(lora.layers), 'layer')}, {size}"]
+    if report.ranks:
+        lines.append(f"rank {', '.join(counted)}; alpha / rank {', '.join(scales)}")
     if report.uses_dora and report.relative is None:
         lines.append(
             "norms are those of the low-rank part: what DoRA does depends on the weights (--checkpoint)"
         )
     console = Console()
     console.print(escape("\n".join(lines)), highlight=False)
-    console.print(table)
+    if report.norms:
+        console.print(table)
     console.print(escape(str(report)), highlight=False)

@@ -15,7 +15,7 @@ from ..data.clips import Clip, ClipReader, skipped_by
 from ..data.media_clips import MediaClips
 from ..data.media_entries import MediaEntry, is_media
 from ..data.media_sets import find_entries
-from ..errors import InputError
+from ..errors import InputError, UnknownNameError
 from ..training.clips import open_clips
 
 
@@ -59,11 +59,16 @@ def open_clip_set(
     Raises:
         InputError: If there is no such set, or an option can't be used.
         MediaError: If files can't be read.
-        UnknownNameError: If the data reader isn't registered.
+        UnknownNameError: If there is neither such a file or folder nor such a data reader.
     """
     options = dict(options or {})
     path = Path(data)
-    if str(data) in data_readers or not path.exists():
+    if str(data) not in data_readers and not path.exists():
+        raise UnknownNameError(
+            f"there is nothing at {data}, and no data reader of that name",
+            expected=f"a picture, a video, a folder, list or tar of them, or one of {', '.join(data_readers.list())}",
+        )
+    if str(data) in data_readers:
         chosen = "held-out" if split == "all" else split
         return open_clips(ClipRequest(str(data), num_frames, height, width, seed, options), chosen)
     if path.is_file() and is_media(path.name):
