@@ -65,6 +65,22 @@ def test_latents_bring_their_size_and_unfinished_ones_are_said(place: Path, caps
     assert "aren't finished" in capsys.readouterr().err
 
 
+def test_a_checkpoint_file_needs_a_text_encoder_unless_the_latents_have_texts(
+    place: Path, capsys, monkeypatch
+) -> None:
+    begun = []
+    monkeypatch.setattr(train, "run_training", lambda task, config, *_: begun.append(config))
+    (place / "file.safetensors").write_bytes(b"")
+    words = ["precompute", "clips", "--model", "base", "--size", "64x32x9"]
+    assert app.main([*words, "-o", "with"]) == app.main([*words, "-o", "without", "--no-text"]) == 0
+    assert run("--data", "with", "--model", "file.safetensors", "-o", "run") == 0
+    assert [config.initial_weights for config in begun] == ["file.safetensors"]
+    for data in ("clips", "without"):
+        capsys.readouterr()
+        assert run("--data", data, "--model", "file.safetensors", "-o", "run", "--size", "64x32x9") == 2
+        assert "has no text encoder" in capsys.readouterr().err
+
+
 def test_clips_without_captions_are_counted(place: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(train, "run_training", lambda *_: None)
     write_clips(place / "silent", 3, captions=False)

@@ -90,7 +90,7 @@ def command(
     set_up()  # plugins may bring readers
     hush()
     repository = _check_hub(model, base_model, push_to_hub, private)
-    values = _values(model, text_encoder, preset, size)
+    values = _values(model, text_encoder, preset, size, data)
     values |= {"output": str(output)}
     given = {
         "steps": steps,
@@ -108,19 +108,31 @@ def command(
         _write_card(finished, repository, push_to_hub, private)
 
 
-def _values(model: str, text_encoder: str | None, preset: str | None, size: str | None) -> dict[str, Any]:
+def _values(
+    model: str, text_encoder: str | None, preset: str | None, size: str | None, data: str
+) -> dict[str, Any]:
     """The preset's settings for the model; what is wrong with these two is said before anything is loaded."""
     from ..data.buckets import parse_clip_size
     from ..training.lora_presets import lora_preset
     from .loading import find_pipeline
 
     values = lora_preset(preset or (_EMBEDDED_PRESET if model == _EMBEDDED else _DEFAULT_PRESET))
-    find_pipeline(model, text_encoder)
+    # A checkpoint file lacks a text encoder, which latents with texts don't need.
+    if text_encoder is not None or not (Path(model).expanduser().is_file() and _has_texts(data)):
+        find_pipeline(model, text_encoder)
     values |= {"initial_weights": model, "initial_text_encoder": text_encoder}
     if size is not None:
         wanted = parse_clip_size(size)
         values["data"] |= {"num_frames": wanted.frames, "height": wanted.height, "width": wanted.width}
     return values
+
+
+def _has_texts(data: str) -> bool:
+    """Whether the data are precomputed latents with features of their texts."""
+    from ..training.latent_store import LatentStore, is_store
+
+    path = Path(data).expanduser()
+    return is_store(path) and LatentStore.open(path).has_text
 
 
 def _use_data(values: dict[str, Any], data: str, size: str | None) -> None:
