@@ -12,7 +12,7 @@ from ..denoising.forecast import Forecast, Forecasting
 from ..denoising.guidance import Guidance
 from ..denoising.velocity import GuidedVelocity, TextFeatures
 from ..errors import InputError, UnknownNameError
-from ..models.transformers.step_cache import num_writes
+from ..models.transformers.step_cache import num_writes, offloading_groups
 
 EXACT = "exact"
 
@@ -233,14 +233,10 @@ def _check_no_copies(blocks: nn.Module) -> None:
     Raises:
         InputError: If it does.
     """
-    for module in blocks.modules():
-        registry = getattr(module, "_diffusers_hook", None)
-        hook = None if registry is None else registry.get_hook("group_offloading")
-        copied = hook is not None and (
-            hook.group.stream is not None or hook.group.offload_to_disk_path is not None
+    groups = offloading_groups(blocks)
+    copied = any(group.stream is not None or group.offload_to_disk_path is not None for group in groups)
+    if copied or any(weight.is_meta for weight in blocks.parameters()):
+        raise InputError(
+            "the speed 'fastest' changes weights, and offloading keeps copies of them",
+            fix="set the speed before offloading is enabled",
         )
-        if copied or any(weight is not None and weight.is_meta for weight in module._parameters.values()):
-            raise InputError(
-                "the speed 'fastest' changes weights, and offloading keeps copies of them",
-                fix="set the speed before offloading is enabled",
-            )

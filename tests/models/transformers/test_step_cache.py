@@ -8,6 +8,7 @@ import weakref
 import accelerate
 import pytest
 import torch
+from diffusers.hooks.group_offloading import ModuleGroup
 from helpers.transformers import FRAME_RATE, GRID, MASK, TINY, relative_error, tiny_inputs
 from peft import LoraConfig
 
@@ -17,7 +18,7 @@ from ltx_diffusers.functional.coordinates import video_coordinates
 from ltx_diffusers.geometry import VideoSize
 from ltx_diffusers.models.transformers.attention_ltx import LTXAttnProcessor
 from ltx_diffusers.models.transformers.perturbation import MODES, Perturbation
-from ltx_diffusers.models.transformers.step_cache import StepCache
+from ltx_diffusers.models.transformers.step_cache import StepCache, offloading_groups
 
 RUNS = (8, 12, 4)
 TOLERANCE = 1e-5
@@ -86,6 +87,25 @@ def test_sequential_offloading_is_no_change_of_weights(model) -> None:
     for _ in range(3):
         assert relative_error(model(**inputs, step_cache=cache)[0], expected) < TOLERANCE
     assert calls == ["text"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ahead", [False, True])
+def test_layers_that_fetch_the_next_ones_ahead_all_run_at_each_step(model, monkeypatch, ahead: bool) -> None:
+    """Diffusers' group offloading of single layers with a stream; the stream is only said to be there."""
+    for name in ("onload_", "offload_"):
+        monkeypatch.setattr(ModuleGroup, name, lambda group: None)
+    inputs, cache, calls = inputs_of(), StepCache(), []
+    expected = model(**inputs)[0]
+    cpu = torch.device("cpu")
+    model.enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
+    for group in offloading_groups(model):
+        group.stream = object() if ahead else None
+    for layer in (model.caption_projection.linear_1, model.transformer_blocks[1].attn2.to_k):
+        layer.register_forward_hook(lambda *_: calls.append(1))
+    for _ in range(3):
+        assert relative_error(model(**inputs, step_cache=cache)[0], expected) < TOLERANCE
+    assert len(calls) == (6 if ahead else 2)
 
 
 def test_a_text_that_was_written_to_is_a_new_one(model) -> None:

@@ -93,3 +93,10 @@ def num_writes(sources: Iterable[Any]) -> Hashable:
         source._version if isinstance(source, torch.Tensor) and not source.is_inference() else None
         for source in sources
     )
+
+
+def offloading_groups(module: nn.Module) -> list[Any]:
+    """The groups of Diffusers' group offloading by which a module or parts of it are offloaded."""
+    registries = (getattr(part, "_diffusers_hook", None) for part in module.modules())
+    hooks = (registry.get_hook("group_offloading") for registry in registries if registry is not None)
+    return [hook.group for hook in hooks if hook is not None]

@@ -31,7 +31,7 @@ from .layers import Linear, Rotary
 from .parallel import RunsOnManyProcesses
 from .perturbation import Perturbation
 from .sharding import CONTEXT_PARALLEL_PLAN, Shard, filled_up, share_of_runs, share_out, without_filling
-from .step_cache import StepCache, weights_state
+from .step_cache import StepCache, offloading_groups, weights_state
 
 MASKED_BIAS = -10000.0
 """Added to the attention scores of masked text tokens, as the released models were trained."""
@@ -304,8 +304,13 @@ class LTXTransformer3DModel(
     def _text(
         self, features: torch.Tensor, cache: StepCache | None
     ) -> tuple[torch.Tensor, list[TextMemory] | None]:
-        """Projected text (B, S, C), and where each block keeps what it makes of it."""
-        if cache is None:
+        """Projected text (B, S, C), and where each block keeps what it makes of it.
+
+        Nothing is kept where layers of their own fetch the next layer's weights ahead: those of a layer that is left
+        out would be fetched at each step and never leave.
+        """
+        keys = self.transformer_blocks[0].attn2.to_k
+        if cache is None or any(group.stream is not None for group in offloading_groups(keys)):
             return self.caption_projection(features), None
 
         def make() -> tuple[torch.Tensor, list[TextMemory]]:
