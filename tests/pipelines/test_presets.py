@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from ltx_diffusers.conversion.releases import RELEASES
 from ltx_diffusers.denoising.guidance import GuidanceByLevel
 from ltx_diffusers.errors import UnknownNameError
 from ltx_diffusers.models.transformers.released import RELEASED
-from ltx_diffusers.pipelines.presets import PRESETS, get_preset, preset_of
+from ltx_diffusers.pipelines.presets import PRESETS, get_preset, preset_of, unsaid
 from ltx_diffusers.schedulers.flow_match import LTXFlowMatchScheduler
 
+STEPS = {
+    "num_inference_steps",
+    "sigmas",
+    "skip_initial_inference_steps",
+    "skip_final_inference_steps",
+}
 EXPECTED = {
     "0.9.0": "2b-dev",
     "0.9.1": "2b-dev",
@@ -86,6 +93,23 @@ def test_the_13b_second_pass_begins_low() -> None:
     left = scheduler.sigmas[settings.skip_initial_inference_steps : -1]
     assert len(left) == 13 and left[0].item() == pytest.approx(0.9548, abs=1e-4)
     assert not isinstance(settings.guidance, GuidanceByLevel)
+
+
+@pytest.mark.parametrize(
+    ("call", "left_out"),
+    [
+        ({}, set()),
+        ({"guidance_rescale": 0.0, "skip_final_inference_steps": 0, "sigmas": None}, set()),
+        ({"guidance_scale": 0.0}, {"guidance"}),
+        ({"guidance_rescale": 0.7}, {"guidance"}),
+        ({"tone_map_compression": 0.3}, {"tone_map_compression"}),
+        ({"sigmas": np.array([1.0, 0.5])}, STEPS),
+        ({"skip_final_inference_steps": 2}, STEPS),
+    ],
+)
+def test_what_a_call_says_no_preset_says(call: dict, left_out: set) -> None:
+    preset = PRESETS["13b-dev"].second
+    assert preset.arguments().keys() - unsaid(preset, call).keys() == left_out
 
 
 def test_an_unknown_preset() -> None:

@@ -196,6 +196,14 @@ def test_a_preset_sets_both_passes(pipeline, upsampler, monkeypatch) -> None:
     assert [entry["guidance"] for entry in calls] == [high, low]
     assert (calls[0]["num_inference_steps"], calls[0]["skip_final_inference_steps"]) == (3, 1)
     assert (calls[1]["sigmas"], calls[1]["tone_map_compression"]) == ([0.8, 0.4], 0.6)
+    # What the call says wins; of steps, for the first pass, because the second has to begin low.
+    said = {"guidance_scale": 2.0, "num_inference_steps": 2, "tone_map_compression": 0.1}
+    generate_in_two_stages(pipeline, upsampler, height=96, width=192, preset=preset, **call | said)
+    for entry in calls[2:]:
+        assert entry.get("guidance") is None and entry["guidance_scale"] == 2.0
+        assert entry["tone_map_compression"] == 0.1
+    assert (calls[2]["num_inference_steps"], calls[2].get("sigmas")) == (2, None)
+    assert (calls[3]["num_inference_steps"], calls[3]["sigmas"]) == (None, [0.8, 0.4])
 
 
 @pytest.mark.parametrize(

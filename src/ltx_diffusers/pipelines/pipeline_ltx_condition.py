@@ -27,7 +27,7 @@ from .groups import equal_groups, in_order, part_of, videos_of
 from .images import encode_frames, split_images
 from .media import Given, VideoCondition, checked_conditions, clip_pictures, structure, video_pixels
 from .media_encoding import build_conditions
-from .presets import Preset, get_preset, preset_of
+from .presets import Preset, get_preset, preset_of, unsaid
 from .prompt_enhancement import Enhancer, enhanced_prompts, first_pictures
 from .request import STREAM, Request, is_number
 
@@ -169,22 +169,7 @@ class LTXConditionPipeline(LTXPipelineBase):
             return request
         if not isinstance(preset, Preset):
             raise InputError("preset must be a Preset, a name or None", got=repr(preset))
-        settings = preset.single.arguments()
-        if request.guidance is not None or request.guidance_scale is not None:
-            del settings["guidance"]
-        steps = (
-            "num_inference_steps",
-            "sigmas",
-            "skip_initial_inference_steps",
-            "skip_final_inference_steps",
-        )
-        skipped = request.skip_initial_inference_steps or request.skip_final_inference_steps
-        listed = (request.num_inference_steps, request.sigmas, request.timesteps)
-        if skipped or any(given is not None for given in listed):
-            settings = {name: value for name, value in settings.items() if name not in steps}
-        if request.tone_map_compression:
-            del settings["tone_map_compression"]
-        return request.replaced(**settings)
+        return request.replaced(**unsaid(preset.single, vars(request)))
 
     def _output(self, request: Request, state: TokenState) -> Any:
         return target_latents(state) if request.output_type == "latent" else super()._output(request, state)

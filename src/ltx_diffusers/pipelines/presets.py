@@ -48,6 +48,38 @@ class PassPreset:
         }
 
 
+STEPS = (
+    "num_inference_steps",
+    "sigmas",
+    "timesteps",
+    "skip_initial_inference_steps",
+    "skip_final_inference_steps",
+)
+"""Arguments that say which steps are run."""
+
+_GUIDANCE = ("guidance", "guidance_scale", "guidance_rescale")
+
+
+def unsaid(preset: PassPreset, call: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's settings, as arguments, where a call says nothing: of guidance, of steps, of tone mapping.
+
+    Args:
+        preset: The preset of a pass.
+        call: Arguments; None, and 0 where that is the default, say nothing.
+    """
+
+    def says(name: str) -> bool:
+        value = call.get(name)
+        is_default = value is None or (isinstance(value, (int, float)) and value == 0)
+        return not is_default or (name == "guidance_scale" and value is not None)
+
+    settings = preset.arguments()
+    for names in (_GUIDANCE, STEPS, ("tone_map_compression",)):
+        if any(map(says, names)):
+            settings = {name: value for name, value in settings.items() if name not in names}
+    return settings
+
+
 @dataclass(frozen=True)
 class Preset:
     """Settings of a model.

@@ -16,7 +16,7 @@ from .images import pixel_frames
 from .media import ReferenceVideo, RegionOfVideo, VideoCondition
 from .pipeline_ltx_condition import LTXConditionPipeline, listed_conditions
 from .pipeline_ltx_latent_upsample import upsample_latents
-from .presets import Preset, get_preset, preset_of
+from .presets import STEPS, Preset, get_preset, preset_of, unsaid
 from .prompt_enhancement import asked_once
 from .request import FALLBACK_SIZE
 
@@ -40,7 +40,8 @@ def generate_in_two_stages(
         pipeline: Runs both passes.
         upsampler: `LTXLatentUpsampler` in space.
         downscale: Size of the first pass to that of the video; floored to the latents' grid.
-        preset: Settings of the passes: a `Preset`, its name, "auto" for that of the loaded model, or None.
+        preset: Settings of the passes where `call` says nothing: a `Preset`, its name, "auto" for that of the loaded
+            model, or None. With it, steps in `call` are those of the first pass.
         first: Arguments of the first pass that differ from `call` and the preset.
         second: The same for the second pass. Without a preset it must say where to begin: `sigmas`,
             `denoise_strength` or `skip_initial_inference_steps`.
@@ -69,9 +70,10 @@ def generate_in_two_stages(
         settings = preset_of(defaults, pipeline.scheduler.config) if preset == "auto" else get_preset(preset)
     passes = [dict(first or {}), dict(second or {})]
     if settings is not None and settings.first is not None:
+        later = {name: None for name in STEPS if name in call}
         passes = [
-            settings.first.arguments() | passes[0],
-            settings.second.arguments() | passes[1],
+            unsaid(settings.first, call) | passes[0],
+            later | unsaid(settings.second, call | later) | passes[1],
         ]
     elif not {"sigmas", "timesteps", "denoise_strength", "skip_initial_inference_steps"} & passes[1].keys():
         raise InputError(
