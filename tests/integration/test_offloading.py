@@ -6,6 +6,8 @@ or accelerate has them away: a part that ran without its hook would turn the vid
 
 from __future__ import annotations
 
+import inspect
+
 import accelerate
 import pytest
 import torch
@@ -13,7 +15,12 @@ from diffusers import DiffusionPipeline
 from diffusers.hooks.group_offloading import ModuleGroup, apply_group_offloading
 from tiny import tiny_components
 
-from ltx_diffusers import LTXConditionPipeline, LTXImageToVideoPipeline, LTXPipeline
+from ltx_diffusers import (
+    LTXConditionPipeline,
+    LTXImageToVideoPipeline,
+    LTXLatentUpsamplePipeline,
+    LTXPipeline,
+)
 
 CPU = torch.device("cpu")
 CALL = {
@@ -97,6 +104,14 @@ def test_model_offload(pipeline, monkeypatch):
         torch.testing.assert_close(video(pipeline), expected)
         assert len(vault.values) == len(parameters_of(pipeline))
     assert set(used) == set(PARTS)
+
+
+@pytest.mark.parametrize("kind", [LTXPipeline, LTXLatentUpsamplePipeline])
+def test_the_order_of_model_offload_names_each_model_once(kind):
+    """Diffusers takes no notice of a second time; the last to run is the VAE's decoder."""
+    order = kind.model_cpu_offload_seq.split("->")
+    assert len(set(order)) == len(order) and order[-1] == "vae"
+    assert set(order) <= set(inspect.signature(kind.__init__).parameters)
 
 
 def test_sequential_offload(pipeline):

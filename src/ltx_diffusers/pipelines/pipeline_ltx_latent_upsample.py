@@ -38,7 +38,8 @@ class LTXLatentUpsamplePipeline(PublishesToHub, DiffusionPipeline):
         latent_upsampler: Ours or Diffusers'.
     """
 
-    model_cpu_offload_seq = "vae->latent_upsampler->vae"
+    # Each name counts once: the upsampler leaves before the VAE decodes, which takes the most memory.
+    model_cpu_offload_seq = "latent_upsampler->vae"
 
     def __init__(
         self,
