@@ -17,6 +17,7 @@ from ltx_diffusers.errors import InputError
 from ltx_diffusers.functional.coordinates import Placement
 from ltx_diffusers.functional.latents import unpack_latents
 from ltx_diffusers.schedulers.flow_match import LTXFlowMatchScheduler
+from ltx_diffusers.training import transformer_pass
 from ltx_diffusers.training.config import parse_config
 from ltx_diffusers.training.distillation import few_step_scheduler
 from ltx_diffusers.training.loop import Trainer
@@ -214,6 +215,22 @@ def test_levels_come_up_by_the_length_of_their_steps(tmp_path, base) -> None:
         assert (sigma == level).float().mean() == pytest.approx(length, abs=1e-3)
     assert (start[sigma < 1] == 1).float().mean() == pytest.approx(0.5, abs=0.03)
     assert torch.equal(task.distillation.draw(0, 1, 4000)[0], sigma)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "own_inputs", "works"), [(None, 0.5, False), ({"rank": 2}, 0.0, False), (None, 0.0, True)]
+)
+def test_a_student_in_parts_is_called_equally_often_by_all(
+    tmp_path, base, monkeypatch, adapter, own_inputs, works
+) -> None:
+    changes = {"adapter": adapter, "distillation": DISTILLATION | {"own_inputs": own_inputs}}
+    task = TransformerTask(parse_config(TransformerTrainConfig, settings(tmp_path, base, **changes)))
+    monkeypatch.setattr(transformer_pass, "is_in_parts", lambda module: True)
+    if works:
+        assert task.module(task.batch(0, 0, 1))["loss"].isfinite().all()
+    else:
+        with pytest.raises(InputError, match="can't be sharded"):
+            task.module(task.batch(0, 0, 1))
 
 
 def test_a_lora_is_taught_by_the_model_beneath_it(tmp_path, base, monkeypatch) -> None:

@@ -247,6 +247,34 @@ def test_a_transformer_takes_the_same_steps_copied_and_in_parts(tmp_path, tiny_v
             torch.testing.assert_close(other[name], value, rtol=0.02, atol=1e-4)  # they are in bfloat16
 
 
+_MIXED = {
+    "token_dropping": 0.2,
+    "buckets": [{"num_frames": 9, "height": 32, "width": 64}, {"num_frames": 1, "height": 32, "width": 160}],
+    "conditions": {"clips": [{"frame": -1, "share": 1.0}]},  # of videos only: they have more tokens
+    "validation_clips": 0,
+}
+
+
+def _mixed(rank, world_size, folder, vae, sharded):
+    if sharded:
+        _pretend()
+    optimizer = {"name": "adamw", "learning_rate": 1e-3, "warmup_steps": 1}
+    settings = transformer_run(folder, vae, optimizer=optimizer, loggers=[], **_MIXED)
+    config = parse_config(TransformerTrainConfig, settings)
+    run = Trainer(TransformerTask(config), config)
+    kinds = [len(run.task.batch(step, rank, world_size)["groups"]) for step in range(3)]
+    return [(step["loss"], step["gradient_norm"]) for step in take_steps(run, 3)], kinds
+
+
+def test_processes_with_samples_of_different_lengths_take_steps_in_parts(tmp_path, tiny_vae_folder):
+    ((alone, _),) = run_on(1, _mixed, 1, tmp_path / "alone", tiny_vae_folder, False)
+    parts = run_on(2, _mixed, 2, tmp_path / "parts", tiny_vae_folder, True, environment=FSDP)
+    assert parts[0][1] != parts[1][1]  # the one calls the transformer more often than the other
+    for found, _ in parts:
+        for ours, theirs in zip(found, alone, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4)
+
+
 def load_folder(folder):
     return {
         f"{path.parent.name}/{name}": value

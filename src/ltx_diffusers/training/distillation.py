@@ -76,6 +76,11 @@ class Distillation:
         steps = self.levels[:-1] - self.levels[1:]
         self._shares = (steps**config.step_power / (steps**config.step_power).sum()).double()
 
+    @property
+    def calls_vary(self) -> bool:
+        """Whether it follows from the samples how often the student is called: by itself, or as its own teacher."""
+        return self.config.own_inputs > 0 or self.teacher is None
+
     def draw(self, seed: int, step: int, count: int) -> tuple[Tensor, Tensor]:
         """Levels of all samples of a step, and where each starts.
 

@@ -59,6 +59,27 @@ def check_sharding(accelerator: Accelerator, optimizer: OptimizerConfig, *, oppo
         )
 
 
+def is_in_parts(module: torch.nn.Module) -> bool:
+    """Whether a module's weights are parts that its processes gather together, each time that they all call it."""
+    if not torch.distributed.is_available():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+def calls_behind(module: torch.nn.Module, calls: int) -> int:
+    """How many calls of a module the process with the most makes beyond this one's; 0 if it isn't in parts.
+
+    All processes have to ask, before their first call.
+    """
+    if not is_in_parts(module):
+        return 0
+    most = torch.tensor(calls, device=next(module.parameters()).device)
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    return int(most) - calls
+
+
 def cut_at_blocks(accelerator: Accelerator, module: torch.nn.Module) -> None:
     """Unless the launcher's config names layers, let FSDP cut at the blocks that the models inside name themselves."""
     plugin = accelerator.state.fsdp_plugin

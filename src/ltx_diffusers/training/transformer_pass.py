@@ -22,6 +22,7 @@ from .conditioning import GivenClip, GivenReference, GivenRegion, with_drawn_con
 from .distillation import Distillation
 from .loss_bins import noise_level_bins
 from .loss_weighting import build_loss_weighting
+from .sharding import calls_behind, is_in_parts
 from .token_dropping import kept_positions
 from .training_tokens import TrainingTokens
 from .transformer_config import TransformerTrainConfig
@@ -78,16 +79,28 @@ class TransformerTrainingModule(torch.nn.Module):
                 (1, T), and `start` (B,), the noise level that the student comes down to `sigma` from; `sigma` if
                 there is none.
             generator: Not used: every draw follows from the run's seed and the sample's number.
+
+        Raises:
+            InputError: If the weights of a student are cut up among processes that call it differently often.
         """
+        if self.distillation is not None and self.distillation.calls_vary and is_in_parts(self.transformer):
+            raise InputError(
+                "this distillation can't be sharded: its processes call the student differently often",
+                fix="set distillation.own_inputs=0 without an adapter, or launch with configs/accelerate/ddp.yaml",
+            )
         text = self._text(batch)
         start = batch.get("start", batch["sigma"])
-        tokens = [self.noised_tokens(group, start, batch) for group in batch["groups"]]
+        tokens = _by_length([self.noised_tokens(group, start, batch) for group in batch["groups"]])
+        behind = calls_behind(self.transformer, len(tokens))
         losses = {}
-        for together in _by_length(tokens):
+        for together in tokens:
             losses |= dict(
                 zip(together.rows, self.objective(self._record(together, text, batch)), strict=True)
             )
         error = torch.stack([losses[row] for row in range(len(batch["sigma"]))])
+        for _ in range(behind):
+            # Another process has samples of more lengths, and weights in parts are gathered by all or none.
+            error = error + 0 * self.predict(tokens[0], text).float().sum()
         weight = self.weighting(batch["sigma"]) * batch["weight"]
         return {
             "loss": error * weight,
