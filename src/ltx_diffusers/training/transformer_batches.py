@@ -135,7 +135,7 @@ class TransformerPlan:
         return tokens_kept(counts, self.config.token_dropping, self.draw(step, _KEEP))
 
     def clip(self, step: int) -> int | None:
-        """Which of the config's clips a step is given. The same for all ranks, whose sequences must have one length."""
+        """Which of the config's clips a step is given. The same for all ranks, whose sequences have one length then."""
         return self.config.conditions.clip_of_step(self.draw(step, _CLIP))
 
     def gives_references(self, step: int) -> bool:

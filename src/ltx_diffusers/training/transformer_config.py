@@ -195,9 +195,11 @@ class TransformerTrainConfig(RunConfig):
         caption_dropout: Share of captions replaced by the empty one, for classifier-free guidance.
         caption_prefix: Put before every caption: a word that a LoRA is called by.
         conditions: What is given besides the prompt, and how often.
-        validation_clips: Held-out clips that the loss is measured on; 0 for none.
+        validation_clips: Held-out clips that the loss is measured on; 0 for none. Of `validation_latents` as many of
+            each size.
         validation_latents: With `source: latents`, a folder of held-out latents for the same.
-        validation_prompts: Held-out captions that a video is made for at each validation, if `samples` has no prompts.
+        validation_prompts: Captions of held-out clips that a video is made for at each validation, if `samples` has no
+            prompts; none with `source: latents`, or where `validation_clips` is 0.
         samples: Videos made at each validation.
         attention_backend: One of Diffusers' attention backends; "_native_math" is the fastest for a few dozen tokens
             on a CPU. None for the default.
