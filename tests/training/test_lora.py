@@ -258,6 +258,7 @@ def test_targets_by_name_end_and_pattern() -> None:
         ({"adapter": {"dora": True}, "base_dtype": "bfloat16", "base_storage": "fp8"}, "take int8 or nf4"),
         ({"samples": {"prompts": ["a", "b"], "images": ["c.png"]}}, "1 images for 2 prompts"),
         ({"batch_size": 3, "accumulate": 2}, "processes x accumulate"),
+        ({"conditions": {"clips": [{"frame": 8, "frames": 4, "share": 0.5}]}}, "clips.0.*use 1 or 9"),
         # What would have no effect.
         ({"model": {"num_layers": 3}}, "add random_weights: true"),
         ({"text_encoder": {"d_model": 16}}, "initial_weights bring theirs"),

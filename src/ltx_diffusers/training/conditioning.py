@@ -18,7 +18,7 @@ from ..denoising.conditions import ClipCondition, InPlaceCondition, KeyframeCond
 from ..denoising.conditions.base import Condition
 from ..denoising.state import TokenState
 from ..functional.draws import Draws
-from ..geometry import LTX_RATIOS, CompressionRatios, VideoSize, latent_size
+from ..geometry import LTX_RATIOS, CompressionRatios, VideoSize, check_video_size, latent_size
 from .config import StrictModel
 
 _BOX_SEED = 7
@@ -42,6 +42,7 @@ class ClipShare(StrictModel):
     def _check_frame(self) -> ClipShare:
         if self.frame == 0:
             raise ValueError("a clip from frame 0 on is an opening: use conditions.opening or first_frame")
+        check_video_size(self.frames, LTX_RATIOS.height, LTX_RATIOS.width)
         return self
 
     def begin(self, num_frames: int, ratio: int = LTX_RATIOS.time) -> int | None:
