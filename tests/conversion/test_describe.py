@@ -112,7 +112,7 @@ def test_the_distilled_2b_releases_sample_differently():
     found = describe(Header(shapes("2b", "0.9.5"), metadata("0.9.8-2b-distilled")))
     assert found.candidates == ("0.9.6-distilled", "0.9.8-2b-distilled")
     with pytest.raises(
-        CheckpointError, match=r"one of 0\.9\.6-distilled, 0\.9\.8-2b-distilled; pass version="
+        CheckpointError, match=r"one of 0\.9\.6-distilled, 0\.9\.8-2b-distilled; give it as version="
     ):
         found.sampler_config()
     path = "ltxv-2b-0.9.8-distilled.safetensors"
@@ -154,7 +154,7 @@ def test_a_lone_2b_transformer_needs_its_version(prefix):
     with pytest.raises(CheckpointError) as error:
         describe(source)
     choices = [name for name in MODELS if RELEASES[name].size == "2b"]
-    assert f"one of {', '.join(choices)}; pass version=" in str(error.value)
+    assert f"one of {', '.join(choices)}; give it as version=" in str(error.value)
     assert (
         describe(source, undecided_ok=True).part("transformer").config["causal_temporal_positioning"] is None
     )

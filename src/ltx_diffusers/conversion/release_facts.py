@@ -152,7 +152,7 @@ def undecided(path: Path, what: str, candidates: Sequence[str]) -> CheckpointErr
     return CheckpointError(
         f"neither the metadata nor the tensors of {path} tell {what}",
         expected=f"its release, one of {', '.join(choices)}",
-        fix=f"pass version=...{hint}",
+        fix=f"give it as version=, as --version of a command, or as release= of a training{hint}",
     )
 
 
