@@ -12,6 +12,7 @@ from helpers.saved_models import GUIDANCE, save_tiny_pipeline
 
 from ltx_diffusers import LTXEditPipeline
 from ltx_diffusers.cli import app, loading
+from ltx_diffusers.cli.stages import Stages
 from ltx_diffusers.data.video import read_metadata, read_video, write_video
 from ltx_diffusers.denoising.editing import FlowEdit
 
@@ -36,8 +37,12 @@ def run(*arguments: object) -> int:
     return app.main(["edit", *map(str, arguments)])
 
 
-def test_makes_the_video_that_the_pipeline_makes(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_makes_the_video_that_the_pipeline_makes(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Oracle: one call of the pipeline on the frames cut by hand."""
+    timed = []
+    monkeypatch.setattr(Stages, "wait_for", lambda stages, device: timed.append(device))
     chosen = ("--set", "strength=0.99", "--set", "averages=2", "--negative", "a wall")
     assert run("in", *PROMPTS, "-o", "out", "--model", model, "--seed", 5, *chosen) == 0
     pipe = LTXEditPipeline.from_pretrained(model)
@@ -59,6 +64,7 @@ def test_makes_the_video_that_the_pipeline_makes(model: str, capsys: pytest.Capt
     assert "9 of 10 frames are used" in told
     assert "100x70 is cut to 96x64" in told
     assert "seed 5 (settings in out.json)" in told
+    assert timed == [torch.device("cuda" if torch.cuda.is_available() else "cpu")]
 
 
 def test_the_settings_are_recorded_beside_the_video_and_in_it(model: str) -> None:

@@ -6,6 +6,7 @@ import re
 import time
 
 import pytest
+import torch
 
 from ltx_diffusers.cli.stages import Stages, peak_memory
 
@@ -22,6 +23,16 @@ def test_each_stage_is_timed_and_ends_where_the_next_begins() -> None:
     assert stages.seconds["load"] >= 0.02 and stages.seconds["denoise"] >= 0.04
     assert len(waits) == 2
     assert re.fullmatch(r"load \d+\.\d s, denoise \d+\.\d s", stages.summary())
+
+
+def test_stages_wait_for_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    for name in ("cpu", "cuda:1"):
+        with Stages() as stages:
+            stages.wait_for(torch.device(name))
+            stages.begin("edit")
+    assert waits == [torch.device("cuda:1")]
 
 
 def test_a_terminal_sees_bars_that_go_away(

@@ -249,6 +249,7 @@ def edit_file(
     stages.begin("load")
     editor = build_editor(settings.method, settings.method_settings)
     where = pick_device(device)
+    stages.wait_for(where)
     precision = pick_dtype(DTYPES.get(dtype), where)
     pipeline = load_pipeline(
         found,

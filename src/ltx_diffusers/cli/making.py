@@ -158,7 +158,7 @@ class Maker:
             import torch
 
             torch.cuda.reset_peak_memory_stats(where)
-            stages.synchronize = lambda: torch.cuda.synchronize(where)
+        stages.wait_for(where)
         if settings.enhance is not None:
             stages.begin("prompt")
         settings, written = self._writer.written(settings, media, where, quiet=not self.verbose)

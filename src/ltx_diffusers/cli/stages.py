@@ -7,7 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Stages:
@@ -49,6 +52,13 @@ class Stages:
         finally:
             if self._bar is not None:
                 self._bar.stop()
+
+    def wait_for(self, device: torch.device) -> None:
+        """Let each stage end only when a device has done its work, if it is an NVIDIA GPU."""
+        if device.type == "cuda":
+            import torch
+
+            self.synchronize = lambda: torch.cuda.synchronize(device)
 
     def begin(self, name: str, total: int | None = None) -> None:
         """End the current stage and begin another; a stage begun again goes on counting.
