@@ -1,11 +1,12 @@
-"""The judge's figures over a second run of the embedded transformer, for each size of video that it trains on.
+"""The judge's figures over the embedded transformer's runs on several sizes, for each of these sizes.
 
-Train with `configs/embedded/sizes.yaml` first; then, from the repository's root:
+Train with `configs/embedded/sizes.yaml` first, and with its last lines' command; then, from the repository's root:
 
-    python benchmarks/embedded_sizes.py runs/embedded-sizes --output benchmarks/results --picture docs/assets
+    python benchmarks/embedded_sizes.py runs/embedded-sizes runs/embedded-last \\
+        --output benchmarks/results --picture docs/assets
 
-The model before the run is step 0; of each checkpoint the averaged weights count, which are what a run exports. What is
-measured is kept in the run's folder, so that an interrupted measurement can go on.
+The model before the first run is step 0; of each checkpoint the averaged weights count, which are what a run exports.
+What is measured is kept in the runs' folders, so that an interrupted measurement can go on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from run_logs import loss_curves
+from run_logs import LOSSES, loss_curves
 
 from ltx_diffusers import LTXPipeline
 from ltx_diffusers.evaluation.judge import ShapesJudge
@@ -78,7 +79,7 @@ def judged(model: Path, path: Path, sizes: Sequence[VideoSize], prompts: int, pa
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Losses over the run, and the judge's shares of each size."""
+    """Losses over the runs, and the judge's shares of each size."""
     from matplotlib.figure import Figure
 
     canvas = Figure(figsize=(10, 3.6), dpi=90, layout="constrained")
@@ -103,30 +104,38 @@ def plot(report: dict[str, Any], path: Path) -> None:
 def main() -> None:
     """Measure what isn't measured, and write the report and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--steps", type=int, nargs="+", default=[2000, 4000, 6000, 8000], help="checkpoints")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="folders of the runs, each on what the one before made"
+    )
+    parser.add_argument("--steps", type=int, nargs="+", default=[2000, 4000], help="and the end of each run")
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--output", type=Path, required=True, help="folder of embedded_sizes.json")
     parser.add_argument("--picture", type=Path, required=True, help="folder of embedded_sizes.png")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = load_config(TransformerTrainConfig, options.run / "config.yaml")
-    sizes = [bucket.size for bucket in config.buckets if bucket.num_frames > 1]
-    models = {0: Path(str(config.initial_weights))}
-    models |= {step: model_at(options.run, step) for step in options.steps}
-    folder = options.run / "measured"
+    first = load_config(TransformerTrainConfig, options.runs[0] / "config.yaml")
+    sizes = [bucket.size for bucket in first.buckets if bucket.num_frames > 1]
+    begin, curves = 0, {name: [] for name in LOSSES}
+    before = Path(str(first.initial_weights))
+    found = {0: judged(before, options.runs[0] / "measured/0.json", sizes, options.prompts, "text-to-video")}
+    for run in options.runs:
+        last = load_config(TransformerTrainConfig, run / "config.yaml").steps
+        for name, curve in loss_curves(run).items():
+            curves[name] += [(begin + step, loss) for step, loss in curve]
+        for step in [*(step for step in options.steps if step < last and run is options.runs[0]), last]:
+            model = run / "model" if step == last else model_at(run, step)
+            path = run / f"measured/{step}.json"
+            found[begin + step] = judged(model, path, sizes, options.prompts, "text-to-video")
+        begin += last
     report = {
         "date": datetime.date.today().isoformat(),
-        "command": f"python benchmarks/embedded_sizes.py RUN --prompts {options.prompts}",
+        "command": f"python benchmarks/embedded_sizes.py RUNS --prompts {options.prompts}",
         "machine": f"{platform.system()} {platform.machine()}, 1 thread",
         **{name: metadata.version(name) for name in ("torch", "diffusers", "ltx-diffusers")},
         "prompts": options.prompts,
-        **loss_curves(options.run),
-        "judge": {
-            str(step): judged(model, folder / f"{step}.json", sizes, options.prompts, "text-to-video")
-            for step, model in models.items()
-        },
-        "through_vae": judged(models[0], folder / "vae.json", sizes, options.prompts, "vae"),
+        **curves,
+        "judge": {str(step): shares for step, shares in found.items()},
+        "through_vae": judged(before, options.runs[0] / "measured/vae.json", sizes, options.prompts, "vae"),
     }
     text = json.dumps(report, indent=1) + "\n"
     (options.output / "embedded_sizes.json").write_text(text, encoding="utf-8")
