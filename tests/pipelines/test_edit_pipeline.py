@@ -226,5 +226,5 @@ def test_bad_input_is_refused_before_any_model_runs(pipe, monkeypatch, changes: 
 
 
 def test_an_unknown_editor_is_answered_with_near_names(pipe) -> None:
-    with pytest.raises(UnknownNameError, match="'flow-edit'"):
+    with pytest.raises(UnknownNameError, match="did you mean flow-edit"):
         edit(pipe, editor="flowedit")

@@ -52,7 +52,7 @@ def test_the_registry_builds_the_model():
         model = autoencoders.get("ltx")(latent_channels=16)
     assert isinstance(model, AutoencoderKLLTX)
     assert model.config.latent_channels == 16
-    with pytest.raises(UnknownNameError, match="'ltx'"):
+    with pytest.raises(UnknownNameError, match="did you mean ltx"):
         autoencoders.get("ltxx")
     with pytest.raises(RegistrationError, match="can't be called"):
         autoencoders.register("broken")("not a model")
