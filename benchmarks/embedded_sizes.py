@@ -1,9 +1,9 @@
 """The judge's figures over the embedded transformer's runs on several sizes, for each of these sizes.
 
-Train with `configs/embedded/sizes.yaml` first, and with its last lines' command; then, from the repository's root:
+Train with `configs/embedded/sizes.yaml` first, and again on what it made if you like; then, from the repository's root:
 
-    python benchmarks/embedded_sizes.py runs/embedded-sizes runs/embedded-last \\
-        --output benchmarks/results --picture docs/assets
+    python benchmarks/embedded_sizes.py runs/embedded-sizes runs/embedded-again --output benchmarks/results \\
+        --picture docs/assets
 
 The model before the first run is step 0; of each checkpoint the averaged weights count, which are what a run exports.
 What is measured is kept in the runs' folders, so that an interrupted measurement can go on.
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from run_logs import LOSSES, loss_curves
 
-from ltx_diffusers import LTXPipeline
+from ltx_diffusers import AutoencoderKLLTX, LTXPipeline
 from ltx_diffusers.evaluation.judge import ShapesJudge
 from ltx_diffusers.evaluation.shape_cases import JudgedClip
 from ltx_diffusers.evaluation.shapes import evaluate_shapes
@@ -51,11 +51,14 @@ def model_at(run: Path, step: int) -> Path:
     return folder / "model"
 
 
-def judged(model: Path, path: Path, sizes: Sequence[VideoSize], prompts: int, part: str) -> Shares:
+def judged(
+    model: Path, vae: Path | None, path: Path, sizes: Sequence[VideoSize], prompts: int, part: str
+) -> Shares:
     """Shares of videos that are right, by size and property; read from `path` if they are there.
 
     Args:
         model: Folder of the pipeline.
+        vae: Folder of the VAE that takes the place of the pipeline's own.
         path: Where they are kept.
         sizes: Of the videos.
         prompts: How many.
@@ -64,6 +67,8 @@ def judged(model: Path, path: Path, sizes: Sequence[VideoSize], prompts: int, pa
     if path.exists():
         return json.loads(path.read_text())
     pipeline = LTXPipeline.from_pretrained(model, dtype=torch.float32)
+    if vae is not None:
+        pipeline.vae = AutoencoderKLLTX.from_pretrained(vae, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     judge = ShapesJudge()
     found = {}
@@ -108,6 +113,7 @@ def main() -> None:
         "runs", type=Path, nargs="+", help="folders of the runs, each on what the one before made"
     )
     parser.add_argument("--steps", type=int, nargs="+", default=[2000, 4000], help="and the end of each run")
+    parser.add_argument("--vae", type=Path, help="folder of a VAE, in place of the models' own")
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--output", type=Path, required=True, help="folder of embedded_sizes.json")
     parser.add_argument("--picture", type=Path, required=True, help="folder of embedded_sizes.png")
@@ -117,15 +123,20 @@ def main() -> None:
     sizes = [bucket.size for bucket in first.buckets if bucket.num_frames > 1]
     begin, curves = 0, {name: [] for name in LOSSES}
     before = Path(str(first.initial_weights))
-    found = {0: judged(before, options.runs[0] / "measured/0.json", sizes, options.prompts, "text-to-video")}
+    measured = "measured" if options.vae is None else f"measured-{options.vae.resolve().parent.name}"
+
+    def judge(model: Path, run: Path, name: str, part: str = "text-to-video") -> Shares:
+        path = run / measured / f"{name}.json"
+        return judged(model, options.vae, path, sizes, options.prompts, part)
+
+    found = {0: judge(before, options.runs[0], "0")}
     for run in options.runs:
         last = load_config(TransformerTrainConfig, run / "config.yaml").steps
         for name, curve in loss_curves(run).items():
             curves[name] += [(begin + step, loss) for step, loss in curve]
         for step in [*(step for step in options.steps if step < last and run is options.runs[0]), last]:
             model = run / "model" if step == last else model_at(run, step)
-            path = run / f"measured/{step}.json"
-            found[begin + step] = judged(model, path, sizes, options.prompts, "text-to-video")
+            found[begin + step] = judge(model, run, str(step))
         begin += last
     report = {
         "date": datetime.date.today().isoformat(),
@@ -135,7 +146,7 @@ def main() -> None:
         "prompts": options.prompts,
         **curves,
         "judge": {str(step): shares for step, shares in found.items()},
-        "through_vae": judged(before, options.runs[0] / "measured/vae.json", sizes, options.prompts, "vae"),
+        "through_vae": judge(before, options.runs[0], "vae", "vae"),
     }
     text = json.dumps(report, indent=1) + "\n"
     (options.output / "embedded_sizes.json").write_text(text, encoding="utf-8")
