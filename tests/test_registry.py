@@ -43,7 +43,9 @@ def test_unknown_names_are_answered_with_near_ones_or_all() -> None:
         registry.get("x")
     registry.register("flow-matching")(First)
     registry.register("kl")(Second)
-    with pytest.raises(UnknownNameError, match="unknown thing 'flow-maching'; did you mean flow-matching\\?$"):
+    with pytest.raises(
+        UnknownNameError, match="unknown thing 'flow-maching'; did you mean flow-matching\\?$"
+    ):
         registry.get("flow-maching")
     with pytest.raises(UnknownNameError, match="expected one of flow-matching, kl"):
         registry.get("xyz")

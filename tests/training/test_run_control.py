@@ -57,7 +57,15 @@ def _killable(folder):
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     torch.set_num_threads(1)
-    toy_run(folder, resume=latest_checkpoint(folder) is not None, steps=40, checkpoint_every=1).train()
+    run = toy_run(folder, resume=latest_checkpoint(folder) is not None, steps=40, checkpoint_every=1)
+    batch = run.task.batch
+
+    def slow_batch(*place):
+        time.sleep(0.03)  # so that the first three kills come before the end, however fast the machine
+        return batch(*place)
+
+    run.task.batch = slow_batch
+    run.train()
 
 
 def test_killed_at_any_moment_again_and_again_it_ends_where_an_unbroken_run_ends(tmp_path):
