@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors.torch import load_file
+from torch import Tensor
+
 TINY_VAE = {
     "block_out_channels": [8, 16, 16, 16],
     "down_block_types": ["LTXVideo095DownBlock3D"] * 3,
@@ -87,3 +90,12 @@ def lora_run(output: Path, base: Path, **changes: object) -> dict:
         "checkpoint_every": 2,
         "samples": {"num_inference_steps": 2},
     } | changes
+
+
+def weights_in(folder: Path) -> dict[str, Tensor]:
+    """All weights of a finished model, by folder, file and name."""
+    return {
+        f"{path.parent.name}/{path.name}/{name}": value
+        for path in folder.rglob("*.safetensors")
+        for name, value in load_file(path).items()
+    }

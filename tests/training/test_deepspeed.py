@@ -3,9 +3,8 @@
 import pytest
 import torch
 from helpers.processes import run_on
-from helpers.tiny_runs import lora_run, transformer_run
+from helpers.tiny_runs import lora_run, transformer_run, weights_in
 from helpers.toy_task import ToyTask, take_steps, toy_config, toy_run, weights_of
-from safetensors.torch import load_file
 
 from ltx_diffusers.errors import InputError
 from ltx_diffusers.training.config import parse_config
@@ -98,15 +97,10 @@ def compare(folder, settings, tolerance):
         assert kinds == types == ["torch.float32"]
         for ours, theirs in zip(found, alone, strict=True):
             assert ours == pytest.approx(theirs, rel=tolerance)
-    ours, theirs = (load_folder(folder / name / "model") for name in ("zero", "alone"))
+    ours, theirs = (weights_in(folder / name / "model") for name in ("zero", "alone"))
     assert ours.keys() == theirs.keys() and ours
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=0.02, atol=max(tolerance / 10, 1e-4))
-
-
-def load_folder(folder):
-    files = sorted(folder.rglob("*.safetensors"))
-    return {f"{path.name}/{name}": value for path in files for name, value in load_file(path).items()}
 
 
 def _resume_elsewhere(rank, folder):

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 from helpers.processes import run_on
-from helpers.tiny_runs import transformer_run
+from helpers.tiny_runs import transformer_run, weights_in
 from helpers.toy_task import ToyTask, take_steps, toy_config, toy_run, weights_of
 from helpers.vae_runs import SMALL_3D
 from helpers.vae_runs import trainer as vae_trainer
@@ -240,7 +240,7 @@ def test_a_transformer_takes_the_same_steps_copied_and_in_parts(tmp_path, tiny_v
         for found in together:
             for ours, theirs in zip(found, alone, strict=True):
                 assert ours == pytest.approx(theirs, rel=1e-4)
-    exported = [load_folder(tmp_path / name / "model") for name in ("alone", "copied", "parts")]
+    exported = [weights_in(tmp_path / name / "model") for name in ("alone", "copied", "parts")]
     for other in exported[1:]:
         assert other.keys() == exported[0].keys()
         for name, value in exported[0].items():
@@ -273,11 +273,3 @@ def test_processes_with_samples_of_different_lengths_take_steps_in_parts(tmp_pat
     for found, _ in parts:
         for ours, theirs in zip(found, alone, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-4)
-
-
-def load_folder(folder):
-    return {
-        f"{path.parent.name}/{name}": value
-        for path in folder.rglob("*.safetensors")
-        for name, value in load_file(path).items()
-    }
