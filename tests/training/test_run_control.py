@@ -177,6 +177,29 @@ def test_a_figure_that_validation_lacks_is_an_error_that_lists_them(tmp_path):
         run.train()
 
 
+def test_a_task_that_names_its_figures_is_refused_before_the_first_step(tmp_path):
+    config = toy_config(tmp_path, validate_every=1, best={"figure": "psnr", "goal": "highest"})
+    task = ToyTask()
+    task.validation_figures = ("loss",)
+    with pytest.raises(InputError, match="no such figure; got psnr; expected loss"):
+        Trainer(task, config)
+
+
+def test_a_run_that_failed_lets_other_processes_train_in_its_folder(tmp_path):
+    run = toy_run(tmp_path, validate_every=1, best={"figure": "psnr", "goal": "highest"})
+    with pytest.raises(InputError, match="no such figure"):
+        run.train()
+    assert held_elsewhere(tmp_path) == "held"
+
+
+def test_a_run_that_could_not_begin_lets_other_processes_train_in_its_folder(tmp_path):
+    toy_run(tmp_path, steps=1).train()
+    (tmp_path / "checkpoints/step-00000001/model.safetensors").write_bytes(b"")
+    with pytest.raises(TrainingError):
+        toy_run(tmp_path, resume=True, steps=2)
+    assert held_elsewhere(tmp_path) == "held"
+
+
 def test_what_killed_processes_left_is_swept_away(tmp_path):
     run = toy_run(tmp_path)
     folder = tmp_path / "checkpoints"

@@ -320,7 +320,7 @@ def test_the_held_out_loss_is_that_of_what_training_gives(
 
     made = Collator.groups
     monkeypatch.setattr(Collator, "groups", groups)
-    task.validate(tmp_path)
+    assert set(task.validate(tmp_path)) == set(task.validation_figures) == {"held_out_loss"}
     assert set(asked) == {(share > 0, share > 0)}
 
 

@@ -98,6 +98,13 @@ def test_validation_decodes_with_the_same_noise_each_time(tmp_path):
     assert not torch.equal(first, reconstruct(vae, video, 0.1, seed=1))
 
 
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_a_task_says_which_figures_its_validation_gives(tmp_path, conditioned):
+    run = task(tmp_path, model=TINY_VAE | {"timestep_conditioning": conditioned}, validation_clips=1)
+    assert tuple(run.validate(tmp_path)) == run.validation_figures
+    assert len(run.validation_figures) == (3 if conditioned else 1)
+
+
 def test_unknown_objectives_and_those_of_other_models_are_refused(tmp_path):
     with pytest.raises(UnknownNameError, match="l1"):
         task(tmp_path, objectives={"l11": 1.0})

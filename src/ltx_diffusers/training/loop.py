@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ class Trainer:
         self.config = config
         self.folder = Path(config.output)
         checkpoint = check_run(config, resume=resume)
+        if (figures := getattr(task, "validation_figures", None)) is not None:
+            self._check_best(figures)
         self.accelerator = Accelerator(
             mixed_precision="bf16" if config.precision == "bf16" else "no",
             gradient_accumulation_steps=config.accumulate,
@@ -79,18 +81,16 @@ class Trainer:
         if self.accelerator.is_main_process:
             hold_run(self.folder)
         self.accelerator.wait_for_everyone()
-        self._prepare()
         self.step = 0
         self.notes: list[str] = []
-        if checkpoint is not None:
-            self._load(checkpoint)
-            self.step = step_of(checkpoint)
-            self.notes = self._differences(checkpoint)
-        if self.accelerator.is_main_process:
-            save_config(config, self.folder / "config.yaml")
+        try:
+            self._prepare(checkpoint)
+        except BaseException:
+            release_run(self.folder)
+            raise
 
-    def _prepare(self) -> None:
-        """Models, optimizers and the average, ready for the processes of the run."""
+    def _prepare(self, checkpoint: Path | None) -> None:
+        """Models, optimizers and the average, ready for the processes of the run, as the checkpoint has them."""
         task, config = self.task, self.config
         apply_switches(
             task.module, gradient_checkpointing=config.gradient_checkpointing, backend=config.compile
@@ -112,6 +112,12 @@ class Trainer:
         self.ema = (ShardedAverage if sharded else WeightAverage)(self.parameters, config.ema_decay)
         self.accelerator.register_for_checkpointing(self.ema)
         self.bins = LossBins(getattr(task, "bin_names", None))
+        if checkpoint is not None:
+            self._load(checkpoint)
+            self.step = step_of(checkpoint)
+            self.notes = self._differences(checkpoint)
+        if self.accelerator.is_main_process:
+            save_config(config, self.folder / "config.yaml")
 
     def train(self) -> Path:
         """Run the remaining steps, export the model, and return its folder.
@@ -121,8 +127,10 @@ class Trainer:
                 can't be read or written. The last checkpoint stays.
             TrainingStopped: If SIGTERM or SIGINT came; a checkpoint of the last step taken is written before.
         """
-        self.accelerator.init_trackers(self.config.project)
+        if self.accelerator.is_main_process:
+            hold_run(self.folder)  # again, after a run that stopped
         try:
+            self.accelerator.init_trackers(self.config.project)
             with (
                 StopRequests() as stop,
                 TrainingProgress(
@@ -142,7 +150,7 @@ class Trainer:
             ) from error
         finally:
             self.accelerator.end_training()
-        release_run(self.folder)
+            release_run(self.folder)
         return model
 
     def _take_steps(self, stop: StopRequests, progress: TrainingProgress) -> None:
@@ -293,6 +301,15 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return target
 
+    def _check_best(self, figures: Collection[str]) -> None:
+        """Refuse a best checkpoint by a figure that the validation doesn't give."""
+        if self.config.best is not None and self.config.best.figure not in figures:
+            raise InputError(
+                "config key 'best.figure': the validation gives no such figure",
+                got=self.config.best.figure,
+                expected=", ".join(figures) or "none: the run has no held-out data",
+            )
+
     def _keep_best(self, figures: dict[str, float]) -> bool:
         """Write a checkpoint if a validation's figures are the best so far; whether that was so."""
         wanted = self.config.best
@@ -300,12 +317,7 @@ class Trainer:
             return False
         verdict: list[Any] = [None]
         if self.accelerator.is_main_process:
-            if wanted.figure not in figures:
-                raise InputError(
-                    "config key 'best.figure': the validation gives no such figure",
-                    got=wanted.figure,
-                    expected=", ".join(figures),
-                )
+            self._check_best(figures)
             best, value = best_checkpoint(self.folder), figures[wanted.figure]
             sign = 1 if wanted.goal == "highest" else -1
             comparable = best is not None and best.figure == wanted.figure

@@ -36,7 +36,8 @@ class Task(Protocol):
     a rank here is one such share, and their number the world size.
 
     Optional attributes: `adversary`, an `Adversary` or None; `bin_names`, for each kind of bin ("timestep") the
-    names of its bins; `work(step)`, the `Work` of a step (training/throughput.py).
+    names of its bins; `work(step)`, the `Work` of a step (training/throughput.py); `validation_figures`, the names of
+    the figures that `validate` gives.
 
     Attributes:
         module: What is trained; the task reaches it by this name only. Called with a batch and a generator it returns

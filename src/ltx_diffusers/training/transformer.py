@@ -206,6 +206,11 @@ class TransformerTask:
             passes += self.distillation.forward_passes(max(counts))
         return Work(len(picks), sum(counts), flops * passes / 3)
 
+    @property
+    def validation_figures(self) -> tuple[str, ...]:
+        """Names of the figures that `validate` gives."""
+        return () if self.held_out is None else ("held_out_loss",)
+
     @torch.no_grad()
     def validate(self, folder: Path) -> dict[str, float]:
         """Loss on held-out clips at fixed draws; videos of the validation's prompts, and a sheet of them."""

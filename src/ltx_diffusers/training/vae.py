@@ -185,17 +185,21 @@ class VAETask:
         share = self.plan.share(step, rank, world_size)
         return clips_of_bucket(self.clips, share.bucket).name(share.numbers[index])
 
+    @property
+    def validation_figures(self) -> tuple[str, ...]:
+        """Names of the figures that `validate` gives."""
+        return tuple(_validation_levels(self.module.vae))
+
     def validate(self, folder: Path) -> dict[str, float]:
         """PSNR (dB) at the levels 0, 0.05 and 0.2 of latent noise; a contact sheet of originals above results."""
         vae = self.module.vae
         video = to_model_range(np.stack(self.validation_frames)).to(vae.device)
-        levels = (0.0, 0.05, 0.2) if vae.config.timestep_conditioning else (None,)
         figures, rows, titles = {}, [], []
-        for level in levels:
+        for name, level in _validation_levels(vae).items():
             reconstruction = torch.cat([reconstruct(vae, clip[None], level) for clip in video])
             error = ((reconstruction - video) / 2).square().flatten(1).mean(1)
-            figures["psnr" if not level else f"psnr_at_{level:g}"] = float((-10 * error.log10()).mean())
-            if level == levels[0]:
+            figures[name] = float((-10 * error.log10()).mean())
+            if not rows:
                 for index, (original, result) in enumerate(zip(video, reconstruction, strict=True)):
                     rows += [to_uint8(original), to_uint8(result)]
                     titles += [f"clip {index}", f"decoded, {-10 * float(error[index].log10()):.1f} dB"]
@@ -250,6 +254,13 @@ def reconstruct(
         latents = (1 - noise_level) * latents + noise_level * noise
         latents = denormalize_latents(latents, vae.latents_mean, vae.latents_std)
     return vae.decode(latents, level, generator=generator).sample.clamp(-1, 1)
+
+
+def _validation_levels(vae: AutoencoderKLLTX) -> dict[str, float | None]:
+    """Levels of latent noise that a validation decodes at, by the names of its figures."""
+    if not vae.config.timestep_conditioning:
+        return {"psnr": None}
+    return {"psnr": 0.0, "psnr_at_0.05": 0.05, "psnr_at_0.2": 0.2}
 
 
 def to_model_range(frames: np.ndarray) -> torch.Tensor:
