@@ -66,7 +66,8 @@ class Distillation:
             scale = teacher_scheduler.config.default_guidance_scale
         if scale is None:
             raise InputError(
-                "config key 'distillation.guidance_scale' is needed: the teacher's scheduler has no default"
+                "config key 'distillation.guidance_scale' is needed: the teacher's scheduler has no default",
+                fix="give it, or scheduler.default_guidance_scale if the teacher is the run's initial weights",
             )
         self.guidance = ClassifierFreeGuidance(scale)
         self.student_scheduler = few_step_scheduler(scheduler, config.steps)

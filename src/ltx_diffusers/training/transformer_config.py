@@ -76,7 +76,7 @@ class DistillationConfig(StrictModel):
             by the student's own text encoder.
         teacher_steps: Steps that the teacher takes from noise to video. It also stops at the student's levels.
         guidance_scale: Classifier-free guidance of the teacher, which the student learns to do without; None for the
-            default of the teacher's pipeline.
+            default of the teacher's scheduler, which is the run's if `teacher` is None.
         negative_prompt: What the teacher's guidance leads away from.
         own_inputs: Share of the samples that the student itself brings from pure noise to the level that is trained,
             instead of noised data.
