@@ -2,8 +2,8 @@
 
 Train with `configs/embedded/sizes.yaml` first, and again on what it made if you like; then, from the repository's root:
 
-    python benchmarks/embedded_sizes.py runs/embedded-sizes runs/embedded-again --output benchmarks/results \\
-        --picture docs/assets
+    python benchmarks/embedded_sizes.py runs/embedded-sizes runs/embedded-last runs/embedded-finish \\
+        --output benchmarks/results --picture docs/assets
 
 The model before the first run is step 0; of each checkpoint the averaged weights count, which are what a run exports.
 What is measured is kept in the runs' folders, so that an interrupted measurement can go on.
@@ -114,7 +114,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, nargs="+", default=[2000, 4000], help="and the end of each run")
     parser.add_argument("--vae", type=Path, help="folder of a VAE, in place of the models' own")
-    parser.add_argument("--prompts", type=int, default=40)
+    parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--output", type=Path, required=True, help="folder of embedded_sizes.json")
     parser.add_argument("--picture", type=Path, required=True, help="folder of embedded_sizes.png")
     options = parser.parse_args()
