@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from run_logs import LOSSES, loss_curves
 
-from ltx_diffusers import AutoencoderKLLTX, LTXPipeline
+from ltx_diffusers import LTXPipeline
 from ltx_diffusers.evaluation.judge import ShapesJudge
 from ltx_diffusers.evaluation.shape_cases import JudgedClip
 from ltx_diffusers.evaluation.shapes import evaluate_shapes
@@ -51,14 +51,11 @@ def model_at(run: Path, step: int) -> Path:
     return folder / "model"
 
 
-def judged(
-    model: Path, vae: Path | None, path: Path, sizes: Sequence[VideoSize], prompts: int, part: str
-) -> Shares:
+def judged(model: Path, path: Path, sizes: Sequence[VideoSize], prompts: int, part: str) -> Shares:
     """Shares of videos that are right, by size and property; read from `path` if they are there.
 
     Args:
         model: Folder of the pipeline.
-        vae: Folder of the VAE that takes the place of the pipeline's own.
         path: Where they are kept.
         sizes: Of the videos.
         prompts: How many.
@@ -67,8 +64,6 @@ def judged(
     if path.exists():
         return json.loads(path.read_text())
     pipeline = LTXPipeline.from_pretrained(model, dtype=torch.float32)
-    if vae is not None:
-        pipeline.vae = AutoencoderKLLTX.from_pretrained(vae, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     judge = ShapesJudge()
     found = {}
@@ -113,7 +108,6 @@ def main() -> None:
         "runs", type=Path, nargs="+", help="folders of the runs, each on what the one before made"
     )
     parser.add_argument("--steps", type=int, nargs="+", default=[2000, 4000], help="and the end of each run")
-    parser.add_argument("--vae", type=Path, help="folder of a VAE, in place of the models' own")
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--output", type=Path, required=True, help="folder of embedded_sizes.json")
     parser.add_argument("--picture", type=Path, required=True, help="folder of embedded_sizes.png")
@@ -123,11 +117,9 @@ def main() -> None:
     sizes = [bucket.size for bucket in first.buckets if bucket.num_frames > 1]
     begin, curves = 0, {name: [] for name in LOSSES}
     before = Path(str(first.initial_weights))
-    measured = "measured" if options.vae is None else f"measured-{options.vae.resolve().parent.name}"
 
     def judge(model: Path, run: Path, name: str, part: str = "text-to-video") -> Shares:
-        path = run / measured / f"{name}.json"
-        return judged(model, options.vae, path, sizes, options.prompts, part)
+        return judged(model, run / f"measured/{name}.json", sizes, options.prompts, part)
 
     found = {0: judge(before, options.runs[0], "0")}
     for run in options.runs:
