@@ -123,6 +123,7 @@ class Trainer:
         """Run the remaining steps, export the model, and return its folder.
 
         Raises:
+            InputError: If another process trains in the run's folder, or the validation doesn't give `best.figure`.
             TrainingError: If a loss or the gradient isn't finite (for a loss the message names the samples), or a file
                 can't be read or written. The last checkpoint stays.
             TrainingStopped: If SIGTERM or SIGINT came; a checkpoint of the last step taken is written before.
